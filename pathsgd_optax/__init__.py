@@ -1,0 +1,47 @@
+"""Path-normalised optimisation for JAX: Path-SGD as an Optax transformation."""
+
+from importlib.metadata import version
+
+from pathsgd_optax._alias import path_sgd as path_sgd
+from pathsgd_optax._layered import (
+    LayeredNetwork as LayeredNetwork,
+    layered_network as layered_network,
+)
+from pathsgd_optax._losses import (
+    truncated_softmax_cross_entropy as truncated_softmax_cross_entropy,
+)
+from pathsgd_optax._network import Parameter as Parameter, PathNetwork as PathNetwork
+from pathsgd_optax._norms import (
+    group_norm as group_norm,
+    log_path_norm as log_path_norm,
+    max_norm as max_norm,
+    path_norm as path_norm,
+    path_scaling as path_scaling,
+)
+from pathsgd_optax._rescaling import (
+    balance as balance,
+    rescale as rescale,
+    unbalance as unbalance,
+)
+from pathsgd_optax._transform import scale_by_path_norm as scale_by_path_norm
+
+
+__version__ = version("pathsgd-optax")
+
+__all__ = [
+    "LayeredNetwork",
+    "Parameter",
+    "PathNetwork",
+    "balance",
+    "group_norm",
+    "layered_network",
+    "log_path_norm",
+    "max_norm",
+    "path_norm",
+    "path_scaling",
+    "path_sgd",
+    "rescale",
+    "scale_by_path_norm",
+    "truncated_softmax_cross_entropy",
+    "unbalance",
+]

@@ -1,0 +1,83 @@
+"""The loss of the paper's experiments."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+THRESHOLD = -11.0
+"""The margin below which the exponential is replaced by a parabola."""
+
+VANISHING = -13.0
+"""The margin at which that parabola reaches its zero."""
+
+
+def truncated_softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    r"""Softmax cross-entropy that is exactly zero at a large enough margin.
+
+    .. math::
+      \hat\ell(s, c) = \ln \sum_i f(s_i - s_c), \qquad f(x) = \begin{cases}
+        \exp(x) & x \ge -11 \\
+        \exp(-11) \, [x + 13]_+^2 / 4 & \text{otherwise} \end{cases}
+
+    It is differentiable once, and within 0.000003 k of the cross-entropy of k classes.
+    A global minimum is attained, at finite weights, where the cross-entropy has none.
+
+    Args:
+      logits: scores, shape ``(..., classes)``, of a floating dtype.
+      labels: the right classes, shape ``(...)``, of an integer dtype, in
+        [0, classes); they are not checked against the number of classes.
+
+    Returns:
+      The loss of each example in nats, shape ``(...)``, dtype of ``logits``.
+
+    Raises:
+      ValueError: if the dtypes are not a float's and an integer's, or the shapes don't
+        match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import pathsgd_optax as pathsgd
+      >>> logits = jnp.array([[2.0, 1.0], [14.0, 0.0]])
+      >>> loss = pathsgd.truncated_softmax_cross_entropy(logits, jnp.array([0, 0]))
+      >>> print([f"{x:.4f}" for x in loss])
+      ['0.3133', '0.0000']
+
+    References:
+      Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
+      Learning <https://arxiv.org/abs/1705.03071>`_, 2017, footnote 2.
+    """
+    _check(logits, labels)
+    right = labels[..., None]
+    margins = logits - jnp.take_along_axis(logits, right, axis=-1)
+    wrong = jnp.arange(logits.shape[-1]) != right
+    peak = lax.stop_gradient(jnp.max(margins, axis=-1))
+    masses = _truncated_exp(margins, peak[..., None])
+    # The right class adds exp(0): outside of the sum, a small loss keeps its digits.
+    others = jnp.sum(masses, axis=-1, where=wrong)
+    return peak + jnp.log1p(others + jnp.expm1(-peak))
+
+
+def _truncated_exp(x: jax.Array, peak: jax.Array) -> jax.Array:
+    """f(x) * exp(-peak)."""
+    exponential = jnp.exp(jnp.maximum(x, THRESHOLD) - peak)
+    reach = THRESHOLD - VANISHING
+    parabola = math.exp(THRESHOLD) * jnp.square(jax.nn.relu(x - VANISHING) / reach)
+    return jnp.where(x >= THRESHOLD, exponential, parabola * jnp.exp(-peak))
+
+
+def _check(logits: jax.Array, labels: jax.Array) -> None:
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise ValueError(f"logits must be of a floating dtype, but are {logits.dtype}.")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels must be class indices of an integer dtype, but are {labels.dtype}. "
+            "Take the argmax of one-hot labels."
+        )
+    if logits.shape[:-1] != labels.shape or not logits.ndim:
+        raise ValueError(
+            f"labels must have the shape of logits without its last axis, but logits "
+            f"have shape {logits.shape} and labels {labels.shape}."
+        )

@@ -1,0 +1,55 @@
+"""What the package knows of a network: its parameters and its path values."""
+
+from typing import NamedTuple, Protocol
+
+import jax
+
+from pathsgd_optax._scaled import Scaled
+from pathsgd_optax._types import Params
+
+
+class Parameter(NamedTuple):
+    """How one leaf of the parameter tree takes part in the network's paths."""
+
+    path: str
+    shape: tuple[int, ...]
+    role: str
+    uses: int
+
+
+class PathNetwork(Protocol):
+    """The paths of a network, found once, from shapes alone; immutable and hashable.
+
+    Transformations and measures know a network by these four members only.
+    """
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """One entry a leaf, in the order of `jax.tree.leaves`."""
+
+    def check(self, params: Params) -> None:
+        """Raises a ValueError where ``params`` are not this network's."""
+
+    def path_norm(self, params: Params, p: float) -> Scaled:
+        """phi_p, a scalar."""
+
+    def path_roots(self, params: Params, p: float) -> tuple[tuple[Scaled, ...], ...]:
+        """sqrt(gamma_p) of each leaf, as factors that broadcast to its shape."""
+
+
+def summarize(parameters: tuple[Parameter, ...]) -> str:
+    """A table with a line for each parameter."""
+    rows = [("parameter", "shape", "role", "uses")]
+    rows += [(p.path, str(p.shape), p.role, str(p.uses)) for p in parameters]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
+
+
+def leaf_name(path: jax.tree_util.KeyPath) -> str:
+    """The key path of a leaf as messages and tables show it."""
+    return jax.tree_util.keystr(path) or "the single leaf"

@@ -1,0 +1,163 @@
+"""Numbers that never overflow, and the l_p norms that are taken of them.
+
+The path norm of a deep network leaves the range of any float. A path value is
+therefore held as the l_p *norm* of its paths (the p-th root of their mass), as
+a mantissa and one power-of-two exponent an array. Norms are taken relative to
+their largest term, so multiplying every term by a power of two multiplies the
+norm by the same power and changes no other bit, whatever ``p`` is.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+ZERO_EXPONENT = -(2**24)
+"""The exponent of an all-zero array: below that of anything it is added to."""
+
+
+class Scaled(NamedTuple):
+    """A non-negative array, held as ``mantissa * 2**exponent``."""
+
+    mantissa: jax.Array
+    exponent: jax.Array  # dtype=int32; broadcasts to mantissa
+
+
+def scaled(mantissa: jax.Array, exponent: jax.Array | int = 0) -> Scaled:
+    """Moves the magnitude of the largest entry of ``mantissa`` into the exponent."""
+    peak = jnp.max(lax.stop_gradient(mantissa), initial=0)
+    shift = jnp.frexp(peak)[1]
+    exponent = jnp.where(peak != 0, exponent + shift, ZERO_EXPONENT)
+    return Scaled(scale_by_power_of_two(mantissa, -shift), exponent)
+
+
+def unscaled(x: Scaled) -> jax.Array:
+    """The plain array, with 0 and inf where its dtype can't hold the value."""
+    return scale_by_power_of_two(x.mantissa, x.exponent)
+
+
+def log(x: Scaled) -> jax.Array:
+    """The natural logarithm; -inf at 0."""
+    return jnp.log(x.mantissa) + x.exponent * math.log(2)
+
+
+def scale_by_power_of_two(x: jax.Array, exponent: jax.Array) -> jax.Array:
+    """``x * 2**exponent`` by two exact factors, saturating to 0 and inf."""
+    info = jnp.finfo(x.dtype)
+    half = exponent // 2
+    for part in (half, exponent - half):
+        part = jnp.clip(part, info.minexp, info.maxexp - 1)
+        x = x * lax.stop_gradient(jnp.ldexp(jnp.ones((), x.dtype), part))
+    return x
+
+
+def reciprocal(x: jax.Array) -> jax.Array:
+    """``1 / x``, and 0 at 0: no path runs there, so nothing is to be moved."""
+    return jnp.where(x != 0, 1 / jnp.where(x != 0, x, 1), 0)
+
+
+def power(x: Scaled, exponent: float) -> Scaled:
+    """``x ** exponent``."""
+    shift = exponent * x.exponent
+    whole = jnp.floor(shift)
+    fraction = jnp.exp2(shift - whole).astype(x.mantissa.dtype)
+    return Scaled(x.mantissa**exponent * fraction, whole.astype(jnp.int32))
+
+
+def add(x: Scaled, y: Scaled, p: float) -> Scaled:
+    """The elementwise l_p norm of ``x`` and ``y``."""
+    exponent = jnp.maximum(x.exponent, y.exponent)
+    terms = [scale_by_power_of_two(z.mantissa, z.exponent - exponent) for z in (x, y)]
+    return scaled(combine(terms, p), exponent)
+
+
+def combine(terms: Sequence[jax.Array], p: float) -> jax.Array:
+    """The elementwise l_p norm of several non-negative arrays of one shape."""
+    peak = functools.reduce(jnp.maximum, terms)
+    if math.isinf(p):
+        return peak
+    peak, safe = _split_peak(peak)
+    mass = sum(_power(term / safe, p) for term in terms)
+    return safe * _root(mass, p, where=peak != 0)
+
+
+def norm(x: jax.Array, p: float, axis: int) -> jax.Array:
+    """The l_p norm of the non-negative ``x`` along ``axis``."""
+    peak = jnp.max(x, axis=axis, keepdims=True)
+    if math.isinf(p):
+        return jnp.squeeze(peak, axis)
+    peak, safe = _split_peak(peak)
+    mass = jnp.sum(_power(x / safe, p), axis=axis, keepdims=True)
+    return jnp.squeeze(safe * _root(mass, p, where=peak != 0), axis)
+
+
+def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
+    """The l_p norm of ``abs(kernel) * x`` along ``axis``, in one reading of kernel.
+
+    Args:
+      kernel: weights, shape ``(fan_in, fan_out)``, any floating dtype.
+      x: non-negative path values of the units along ``axis``.
+      p: order of the norm.
+      axis: 0 to sum over the incoming units, 1 over the outgoing ones.
+
+    Returns:
+      Array of ``x``'s dtype, of the other axis' size.
+    """
+    fold = 1 if math.isinf(p) else _fold(kernel.shape[axis], kernel.size)
+    if fold == 1:
+        return norm(_edges(kernel, x, axis), p, axis)
+    kernel = _unfold(kernel, axis, fold)
+    slices = [
+        _edges(lax.index_in_dim(kernel, k, axis + 1, keepdims=False), part, axis)
+        for k, part in enumerate(_unfold(x, 0, fold).T)
+    ]
+    return norm(combine(slices, p), p, axis)
+
+
+def _edges(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
+    return jnp.abs(kernel).astype(x.dtype) * jnp.expand_dims(x, 1 - axis)
+
+
+def _unfold(x: jax.Array, axis: int, fold: int) -> jax.Array:
+    shape = x.shape[:axis] + (x.shape[axis] // fold, fold) + x.shape[axis + 1 :]
+    return jnp.reshape(x, shape)
+
+
+def _fold(length: int, size: int) -> int:
+    """How many neighbouring units are combined before the reduction.
+
+    XLA's CPU reductions write out a large operand that is needed twice, for the
+    peak and for the sum; an elementwise combination of a few slices reads it once
+    instead. The fold that leaves the most factors of two lets the units' axis keep
+    its sharding over the devices of a mesh.
+    """
+    if size < 2**20:
+        return 1
+    folds = [k for k in range(4, 17) if length % k == 0]
+    return max(folds, key=lambda k: (_factors_of_two(length // k), k), default=1)
+
+
+def _factors_of_two(n: int) -> int:
+    return n & -n
+
+
+def _split_peak(peak: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The peak as a constant, and what to divide by: the norm's scale has no slope."""
+    peak = lax.stop_gradient(peak)
+    return peak, jnp.where(peak != 0, peak, 1)
+
+
+def _power(x: jax.Array, p: float) -> jax.Array:
+    return lax.integer_pow(x, int(p)) if p.is_integer() else x**p
+
+
+def _root(mass: jax.Array, p: float, where: jax.Array) -> jax.Array:
+    """``mass ** (1/p)``, and 0 with slope 0 outside ``where``."""
+    mass = jnp.where(where, mass, 1)
+    root = {1.0: lambda: mass, 2.0: lambda: jnp.sqrt(mass)}
+    return jnp.where(where, root.get(p, lambda: mass ** (1 / p))(), 0)
