@@ -7,66 +7,22 @@ edge from one more input unit, whose value is always 1.
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pathsgd_optax._layout import REMEDY, Layer, Path, read_layers
-from pathsgd_optax._network import Parameter, summarize
+from pathsgd_optax._layout import Layer, read_layers
+from pathsgd_optax._network import Parameter, Root, summarize
 from pathsgd_optax._scaled import Scaled, add, contract, norm, scaled
+from pathsgd_optax._segments import Segment, Weights, segments
 from pathsgd_optax._types import Params, path_dtype
 
 
-Weights: TypeAlias = tuple[jax.Array, jax.Array | None]
-"""A layer's kernel ``(fan_in, fan_out)`` and its bias ``(fan_out,)``, if it has one."""
-
 Step: TypeAlias = Callable[[Scaled, Sequence[Weights]], tuple[Scaled, list[Scaled]]]
-
-SCAN_FROM = 4
-"""The shortest run of equal layers that is worth stacking for a scan."""
-
-
-class Segment(NamedTuple):
-    """Some consecutive layers: a body, and how often it is repeated.
-
-    ``bodies`` holds one body for layers that are run as they are, or that nn.scan has
-    stacked in the tree already; several of equal shapes are stacked for a scan.
-    """
-
-    bodies: tuple[tuple[Layer, ...], ...]
-
-    @property
-    def stacked(self) -> int | None:
-        """The size of the leading axis that nn.scan gave the leaves."""
-        return self.bodies[0][0].length
-
-    @property
-    def scanned(self) -> bool:
-        return self.stacked is not None or len(self.bodies) > 1
-
-    def leaves(self, tree: Sequence[jax.Array]) -> list[Weights]:
-        """The body's weights, with a leading axis if the segment is scanned."""
-        bodies = [[_weights(layer, tree) for layer in body] for body in self.bodies]
-        if len(bodies) == 1:
-            return bodies[0]
-        return jax.tree.map(lambda *repeats: jnp.stack(repeats), *bodies)
-
-    def each_body(self, values: Sequence[Any]) -> list[Any]:
-        """What belongs to each body, from ``values`` as `leaves` has them."""
-        if len(self.bodies) == 1:
-            return [values]
-        return [_at(values, k) for k in range(len(self.bodies))]
-
-    def layers(self, values: Sequence[Any]) -> list[Any]:
-        """What belongs to each layer, from the body's ``values`` as `leaves` has them."""
-        if not self.scanned:
-            return list(values)
-        count = self.stacked or len(self.bodies)
-        return [_at(value, k) for k in range(count) for value in values]
 
 
 @dataclass(frozen=True)
@@ -79,25 +35,22 @@ class LayeredNetwork:
     @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:
         """The path, shape, role and uses of each parameter."""
-        roles = {}
-        for segment in self.segments:
-            for layer in itertools.chain(*segment.bodies):
-                roles |= dict(zip(layer.leaves, ("kernel", "bias"), strict=False))
+        layers = dict.fromkeys(self._layers)
+        roles = [("kernel", layer.kernel) for layer in layers]
+        roles += [("bias", layer.bias) for layer in layers if layer.bias]
         return tuple(
-            Parameter(leaf.name, leaf.shape, roles[leaf], uses=1)
-            for leaf in sorted(roles, key=lambda leaf: leaf.index)
+            Parameter(leaf.name, leaf.shape, role, uses=1)
+            for role, leaf in sorted(roles, key=lambda entry: entry[1].place)
         )
 
     @functools.cached_property
     def widths(self) -> tuple[int, ...]:
         """The number of units of each layer, that of the inputs first."""
-        layers = [
-            layer
-            for segment in self.segments
-            for body in segment.bodies
-            for layer in body * (segment.stacked or 1)
-        ]
-        return (layers[0].fan_in, *(layer.fan_out for layer in layers))
+        return (self._layers[0].fan_in, *(layer.fan_out for layer in self._layers))
+
+    @functools.cached_property
+    def _layers(self) -> tuple[Layer, ...]:
+        return tuple(itertools.chain(*(s.layers for s in self.segments)))
 
     def summary(self) -> str:
         """A table of the parameters: path, shape, role, uses."""
@@ -126,30 +79,25 @@ class LayeredNetwork:
     def path_norms(self, params: Params, p: float) -> list[Scaled]:
         """The norms of the paths that enter the units of each layer, inputs first."""
         entering, outputs = _forward(self, jax.tree.leaves(params), p)
-        layers = [s.layers(e) for s, e in zip(self.segments, entering, strict=True)]
+        layers = [s.each_layer(e) for s, e in zip(self.segments, entering, strict=True)]
         return [*itertools.chain(*layers), outputs]
 
-    def path_roots(self, params: Params, p: float) -> list[tuple[Scaled, ...]]:
-        """sqrt(gamma_p) of each leaf, as factors that broadcast to its shape."""
+    def path_roots(self, params: Params, p: float) -> list[Root]:
+        """sqrt(gamma_p) of each leaf, in the order of `jax.tree.leaves`."""
         return _path_roots(self, jax.tree.leaves(params), p)
 
     def split(self, params: Params) -> list[Weights]:
         """The kernel and the bias of each layer, in the order of application."""
-        tree = jax.tree.leaves(params)
-        return [
-            (kernel, bias)
-            for segment in self.segments
-            for body in segment.bodies
-            for kernel, bias in Segment((body,)).layers(Segment((body,)).leaves(tree))
-        ]
+        leaves = jax.tree.leaves(params)
+        layers = [s.each_layer(s.weights(leaves)) for s in self.segments]
+        return list(itertools.chain(*layers))
 
     def join(self, weights: Sequence[Weights]) -> Params:
         """The parameter tree with these kernels and biases: the inverse of `split`."""
         rest = iter(weights)
         leaves: dict[int, jax.Array] = {}
         for segment in self.segments:
-            for body in segment.bodies:
-                leaves |= _body_leaves(body, rest)
+            leaves |= segment.leaves(rest)
         return jax.tree.unflatten(self.treedef, [leaves[k] for k in sorted(leaves)])
 
 
@@ -193,92 +141,13 @@ def layered_network(params: Params) -> LayeredNetwork:
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 1, notations.
     """
     layers = read_layers(params)
-    return LayeredNetwork(jax.tree.structure(params), tuple(_segments(layers)))
-
-
-# The segments of a network.
-
-
-def _segments(layers: Sequence[tuple[Path, Layer]]) -> Iterator[Segment]:
-    for length, group in itertools.groupby(layers, lambda entry: entry[1].length):
-        if length is None:
-            yield from _runs([layer for _, layer in group])
-        else:
-            yield from _scans(list(group))
-
-
-def _runs(layers: Sequence[Layer]) -> Iterator[Segment]:
-    for _, group in itertools.groupby(layers, _signature):
-        run = [(layer,) for layer in group]
-        if len(run) >= SCAN_FROM:
-            yield Segment(tuple(run))
-        else:
-            yield from (Segment((body,)) for body in run)
-
-
-def _signature(layer: Layer) -> tuple[Any, ...]:
-    return tuple((leaf.shape, leaf.dtype) for leaf in layer.leaves)
-
-
-def _scans(layers: Sequence[tuple[Path, Layer]]) -> list[Segment]:
-    """The bodies of nn.scan: the layers of one module, or else the whole group."""
-    by_parent = itertools.groupby(layers, lambda entry: entry[0][:-1])
-    readings = {
-        tuple(tuple(layer for _, layer in group) for _, group in by_parent),
-        (tuple(layer for _, layer in layers),),
-    }
-    fitting = [bodies for bodies in readings if all(map(_repeats, bodies))]
-    if len(fitting) != 1:
-        listing = ", ".join(
-            f"{layer.kernel.name} {layer.kernel.shape}" for _, layer in layers
-        )
-        problem = "more than one way" if fitting else "no way"
-        raise ValueError(
-            f"There is {problem} to read these stacked layers as the bodies of "
-            f"nn.scan, whose widths must fit when they are repeated: {listing}. "
-            f"{REMEDY}"
-        )
-    return [Segment((body,)) for body in fitting[0]]
-
-
-def _repeats(body: Sequence[Layer]) -> bool:
-    return body[0].length == 1 or body[0].fan_in == body[-1].fan_out
-
-
-# Leaves.
-
-
-def _weights(layer: Layer, tree: Sequence[jax.Array]) -> Weights:
-    kernel, *bias = (tree[leaf.index] for leaf in layer.leaves)
-    return kernel, *(bias or [None])
-
-
-def _at(value: Any, k: int) -> Any:
-    return jax.tree.map(lambda stack: stack[k], value)
-
-
-def _body_leaves(
-    body: Sequence[Layer], weights: Iterator[Weights]
-) -> dict[int, jax.Array]:
-    """The leaves of a body by their places in the tree, from its layers' weights."""
-    repeats = [[next(weights) for _ in body] for _ in range(body[0].length or 1)]
-    whole = repeats[0]
-    if body[0].length is not None:
-        whole = jax.tree.map(lambda *layers: jnp.stack(layers), *repeats)
-    return {
-        leaf.index: array
-        for layer, pair in zip(body, whole, strict=True)
-        for leaf, array in zip(layer.leaves, pair, strict=False)
-    }
-
-
-# The two passes of Algorithm 1.
+    return LayeredNetwork(jax.tree.structure(params), tuple(segments(layers)))
 
 
 def _forward(
-    network: LayeredNetwork, tree: Sequence[jax.Array], p: float
+    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float
 ) -> tuple[list[list[Scaled]], Scaled]:
-    """The path norms that enter the layers of each segment, and those of the outputs."""
+    """The path norms that enter each segment's layers, and those of the outputs."""
 
     def step(units: Scaled, body: Sequence[Weights]) -> tuple[Scaled, list[Scaled]]:
         entering = []
@@ -287,15 +156,15 @@ def _forward(
             units = _enter(units, kernel, bias, p)
         return units, entering
 
-    units, passed = _ones(network.widths[0], tree), []
+    units, passed = _ones(network.widths[0], leaves), []
     for segment in network.segments:
-        units, entering = _run(step, units, segment, tree)
+        units, entering = _run(step, units, segment, leaves)
         passed.append(entering)
     return passed, units
 
 
 def _backward(
-    network: LayeredNetwork, tree: Sequence[jax.Array], p: float
+    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float
 ) -> list[list[Scaled]]:
     """The norms of the paths that leave the units of each segment's layers."""
 
@@ -307,9 +176,9 @@ def _backward(
             units = scaled(mantissa, units.exponent)
         return units, leaving[::-1]
 
-    units, passed = _ones(network.widths[-1], tree), []
+    units, passed = _ones(network.widths[-1], leaves), []
     for segment in reversed(network.segments):
-        units, leaving = _run(step, units, segment, tree, reverse=True)
+        units, leaving = _run(step, units, segment, leaves, reverse=True)
         passed.append(leaving)
     return passed[::-1]
 
@@ -328,40 +197,39 @@ def _run(
     step: Step,
     units: Scaled,
     segment: Segment,
-    tree: Sequence[jax.Array],
+    leaves: Sequence[jax.Array],
     reverse: bool = False,
 ) -> tuple[Scaled, list[Scaled]]:
-    weights = segment.leaves(tree)
+    weights = segment.weights(leaves)
     if segment.scanned:
         return lax.scan(step, units, weights, reverse=reverse)
     return step(units, weights)
 
 
-def _ones(width: int, tree: Sequence[jax.Array]) -> Scaled:
-    return Scaled(jnp.ones(width, path_dtype(*tree)), jnp.int32(0))
+def _ones(width: int, leaves: Sequence[jax.Array]) -> Scaled:
+    return Scaled(jnp.ones(width, path_dtype(*leaves)), jnp.int32(0))
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p"))
 def _path_roots(
-    network: LayeredNetwork, tree: Sequence[jax.Array], p: float
-) -> list[tuple[Scaled, ...]]:
-    entering, _ = _forward(network, tree, p)
-    leaving = _backward(network, tree, p)
-    roots: dict[int, tuple[Scaled, ...]] = {}
+    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float
+) -> list[Root]:
+    entering, _ = _forward(network, leaves, p)
+    leaving = _backward(network, leaves, p)
+    roots: dict[int, Root] = {}
     for segment, *ends in zip(network.segments, entering, leaving, strict=True):
-        for body, *units in zip(segment.bodies, *map(segment.each_body, ends)):
+        each = [segment.each_body(end) for end in ends]
+        for body, *units in zip(segment.bodies, *each, strict=True):
             for layer, unit_in, unit_out in zip(body, *units, strict=True):
                 roots |= _layer_roots(layer, unit_in, unit_out)
     return [roots[k] for k in sorted(roots)]
 
 
-def _layer_roots(
-    layer: Layer, unit_in: Scaled, unit_out: Scaled
-) -> dict[int, tuple[Scaled, ...]]:
+def _layer_roots(layer: Layer, unit_in: Scaled, unit_out: Scaled) -> dict[int, Root]:
     kernel = _expand(unit_in, (-1,)), _expand(unit_out, (-2,))
     bias = (_expand(unit_out, ()),)
     roots = zip(layer.leaves, (kernel, bias), strict=False)
-    return {leaf.index: root for leaf, root in roots}
+    return {leaf.place: root for leaf, root in roots}
 
 
 def _expand(units: Scaled, axes: tuple[int, ...]) -> Scaled:

@@ -9,13 +9,13 @@ with both, and raises where there is none, or more than one.
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
 from pathsgd_optax._network import leaf_name
-from pathsgd_optax._types import Params
+from pathsgd_optax._types import KeyPath, Params
 
 
 REMEDY = (
@@ -26,9 +26,9 @@ REMEDY = (
 
 
 class Leaf(NamedTuple):
-    """A parameter: its place in the flattened tree, its name, shape and dtype."""
+    """A parameter: its place among the leaves, its name, shape and dtype."""
 
-    index: int
+    place: int
     name: str
     shape: tuple[int, ...]
     dtype: jnp.dtype
@@ -77,14 +77,14 @@ def _modules(params: Params) -> Iterator[tuple[Path, Layer]]:
     if not leaves:
         raise ValueError(f"params has no leaves. {REMEDY}")
     modules = defaultdict(list)
-    for index, (key_path, array) in enumerate(leaves):
-        leaf = _leaf(index, leaf_name(key_path), array)
+    for place, (key_path, array) in enumerate(leaves):
+        leaf = _leaf(place, leaf_name(key_path), array)
         modules[_names(key_path)[:-1]].append(leaf)
     for path, members in modules.items():
         yield path, _layer(members)
 
 
-def _leaf(index: int, name: str, array: jax.Array) -> Leaf:
+def _leaf(place: int, name: str, array: jax.Array) -> Leaf:
     shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
     if shape is None or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
@@ -94,20 +94,21 @@ def _leaf(index: int, name: str, array: jax.Array) -> Leaf:
         )
     if 0 in shape:
         raise ValueError(f"{name} of shape {shape} has no entries. Remove the layer.")
-    return Leaf(index, name, tuple(shape), jnp.dtype(dtype))
+    return Leaf(place, name, tuple(shape), jnp.dtype(dtype))
 
 
-def _names(key_path: jax.tree_util.KeyPath) -> Path:
+def _names(key_path: KeyPath) -> Path:
     """The names along a path, without the attribute that nnx adds to a Variable."""
     names = tuple(_key(entry) for entry in key_path)
     boxed = bool(key_path) and isinstance(key_path[-1], jax.tree_util.GetAttrKey)
     return names[:-1] if boxed and names[-1] == "value" else names
 
 
-def _key(entry: object) -> str | int:
+def _key(entry: Any) -> str | int:
     for attribute in ("key", "idx", "name"):
         if hasattr(entry, attribute):
-            return getattr(entry, attribute)
+            key: str | int = getattr(entry, attribute)
+            return key
     return str(entry)
 
 
@@ -120,11 +121,12 @@ def _layer(leaves: Sequence[Leaf]) -> Layer:
     if not is_kernel or [leaf.shape for leaf in others] not in ([], [wanted]):
         listing = ", ".join(f"{leaf.name} {leaf.shape}" for leaf in leaves)
         raise ValueError(f"No dense layer has the parameters {listing}. {REMEDY}")
-    return Layer(kernel, *(others or [None]), kernel.shape[0] if stacked else None)
+    bias = others[0] if others else None
+    return Layer(kernel, bias, length=kernel.shape[0] if stacked else None)
 
 
 def _is_foreign(kernel: Leaf, others: Sequence[Leaf]) -> bool:
-    """Whether a matrix is an embedding's, or a lone rank-3 array a 1-d convolution's."""
+    """Whether it is an embedding's, or a 1-d convolution's that has no bias."""
     lone_convolution = (
         len(kernel.shape) == 3 and not others and "conv" in (kernel.name.lower())
     )

@@ -73,8 +73,8 @@ def _check(logits: jax.Array, labels: jax.Array) -> None:
         raise ValueError(f"logits must be of a floating dtype, but are {logits.dtype}.")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
-            f"labels must be class indices of an integer dtype, but are {labels.dtype}. "
-            "Take the argmax of one-hot labels."
+            f"labels must be class indices, of an integer dtype, not {labels.dtype}; "
+            "take the argmax of one-hot labels."
         )
     if logits.shape[:-1] != labels.shape or not logits.ndim:
         raise ValueError(

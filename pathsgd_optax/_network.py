@@ -1,11 +1,20 @@
 """What the package knows of a network: its parameters and its path values."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
 
 from pathsgd_optax._scaled import Scaled
-from pathsgd_optax._types import Params
+from pathsgd_optax._types import KeyPath, Params
+
+
+Root: TypeAlias = tuple[Scaled, ...]
+"""sqrt(gamma) of one leaf: non-negative factors that broadcast to its shape.
+
+They are kept apart, because their product may be out of range where a gradient
+divided by it is not.
+"""
 
 
 class Parameter(NamedTuple):
@@ -33,8 +42,8 @@ class PathNetwork(Protocol):
     def path_norm(self, params: Params, p: float) -> Scaled:
         """phi_p, a scalar."""
 
-    def path_roots(self, params: Params, p: float) -> tuple[tuple[Scaled, ...], ...]:
-        """sqrt(gamma_p) of each leaf, as factors that broadcast to its shape."""
+    def path_roots(self, params: Params, p: float) -> Sequence[Root]:
+        """sqrt(gamma_p) of each leaf, in the order of `jax.tree.leaves`."""
 
 
 def summarize(parameters: tuple[Parameter, ...]) -> str:
@@ -50,6 +59,6 @@ def summarize(parameters: tuple[Parameter, ...]) -> str:
     )
 
 
-def leaf_name(path: jax.tree_util.KeyPath) -> str:
+def leaf_name(path: KeyPath) -> str:
     """The key path of a leaf as messages and tables show it."""
     return jax.tree_util.keystr(path) or "the single leaf"

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pathsgd_optax import _scaled
 from pathsgd_optax._layered import LayeredNetwork
-from pathsgd_optax._network import PathNetwork
+from pathsgd_optax._network import PathNetwork, Root
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._types import Params, check_norm_order, path_dtype
 
@@ -217,13 +217,13 @@ def _path_scaling(network: PathNetwork, params: Params, p: float) -> Params:
     return jax.tree.unflatten(treedef, scaling)
 
 
-def _scaling(root: tuple[Scaled, ...]) -> jax.Array:
+def _scaling(root: Root) -> jax.Array:
     """gamma, multiplied up in an order that keeps small and large factors apart."""
     scaling = jnp.ones((), root[0].mantissa.dtype)
     for factor in root + root:
         scaling = scaling * factor.mantissa
-    exponent = 2 * sum(factor.exponent for factor in root)
-    return _scaled.scale_by_power_of_two(scaling, exponent)
+    exponent = functools.reduce(jnp.add, [factor.exponent for factor in root])
+    return _scaled.scale_by_power_of_two(scaling, 2 * exponent)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p", "q"))

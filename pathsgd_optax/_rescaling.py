@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from pathsgd_optax import _scaled
-from pathsgd_optax._layered import LayeredNetwork, Weights
+from pathsgd_optax._layered import LayeredNetwork
+from pathsgd_optax._segments import Weights
 from pathsgd_optax._types import Params, Scalar, check_norm_order, path_dtype
 
 

@@ -21,6 +21,10 @@ ZERO_EXPONENT = -(2**24)
 """The exponent of an all-zero array: below that of anything it is added to."""
 
 
+LARGE = 2**20
+"""The entries from which on a kernel is beyond the processor's caches."""
+
+
 class Scaled(NamedTuple):
     """A non-negative array, held as ``mantissa * 2**exponent``."""
 
@@ -82,7 +86,7 @@ def combine(terms: Sequence[jax.Array], p: float) -> jax.Array:
     if math.isinf(p):
         return peak
     peak, safe = _split_peak(peak)
-    mass = sum(_power(term / safe, p) for term in terms)
+    mass = functools.reduce(jnp.add, [_power(term / safe, p) for term in terms])
     return safe * _root(mass, p, where=peak != 0)
 
 
@@ -97,7 +101,7 @@ def norm(x: jax.Array, p: float, axis: int) -> jax.Array:
 
 
 def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
-    """The l_p norm of ``abs(kernel) * x`` along ``axis``, in one reading of kernel.
+    """The l_p norm of ``abs(kernel) * x`` along ``axis``.
 
     Args:
       kernel: weights, shape ``(fan_in, fan_out)``, any floating dtype.
@@ -108,9 +112,33 @@ def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     Returns:
       Array of ``x``'s dtype, of the other axis' size.
     """
-    fold = 1 if math.isinf(p) else _fold(kernel.shape[axis], kernel.size)
-    if fold == 1:
+    if p == 2:
+        return _euclidean(kernel, x, axis)
+    if math.isinf(p):
         return norm(_edges(kernel, x, axis), p, axis)
+    return _folded(kernel, x, p, axis)
+
+
+def _euclidean(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
+    """The l_2 norm by a sum of squares, which XLA fuses, where these are in range."""
+    mass = jnp.sum(jnp.square(_edges(kernel, x, axis)), axis)
+    info = jnp.finfo(mass.dtype)
+    lowest = float(info.tiny) / float(info.eps) ** 2
+    in_range = jnp.all((mass > lowest) & (mass < jnp.inf))
+    return lax.cond(
+        in_range,
+        lambda: jnp.sqrt(jnp.where(in_range, mass, 1)),
+        lambda: norm(_edges(kernel, x, axis), 2.0, axis),
+    )
+
+
+def _folded(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
+    """Any l_p norm, in one reading of a large kernel.
+
+    XLA's CPU reductions write out an operand that is needed twice, for the peak and
+    for the sum; an elementwise combination of a few neighbours reads it once instead.
+    """
+    fold = _fold(kernel.shape[axis]) if kernel.size >= LARGE else 1
     kernel = _unfold(kernel, axis, fold)
     slices = [
         _edges(lax.index_in_dim(kernel, k, axis + 1, keepdims=False), part, axis)
@@ -124,20 +152,15 @@ def _edges(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
 
 
 def _unfold(x: jax.Array, axis: int, fold: int) -> jax.Array:
-    shape = x.shape[:axis] + (x.shape[axis] // fold, fold) + x.shape[axis + 1 :]
-    return jnp.reshape(x, shape)
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    return jnp.reshape(x, (*before, x.shape[axis] // fold, fold, *after))
 
 
-def _fold(length: int, size: int) -> int:
-    """How many neighbouring units are combined before the reduction.
+def _fold(length: int) -> int:
+    """How many neighbours to combine: what leaves most factors of two to the axis.
 
-    XLA's CPU reductions write out a large operand that is needed twice, for the
-    peak and for the sum; an elementwise combination of a few slices reads it once
-    instead. The fold that leaves the most factors of two lets the units' axis keep
-    its sharding over the devices of a mesh.
+    These let it keep its sharding over the devices of a mesh.
     """
-    if size < 2**20:
-        return 1
     folds = [k for k in range(4, 17) if length % k == 0]
     return max(folds, key=lambda k: (_factors_of_two(length // k), k), default=1)
 

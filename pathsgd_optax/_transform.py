@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from pathsgd_optax._layered import layered_network
-from pathsgd_optax._network import PathNetwork, leaf_name
+from pathsgd_optax._network import PathNetwork, Root, leaf_name
 from pathsgd_optax._scaled import (
     Scaled,
     power,
@@ -23,9 +23,6 @@ from pathsgd_optax._types import (
     check_non_negative,
     check_norm_order,
 )
-
-
-Root: TypeAlias = tuple[Scaled, ...]
 
 
 def scale_by_path_norm(
@@ -110,6 +107,7 @@ def scale_by_path_norm(
         if damping:
             roots = [_damped(root, damping) for root in roots]
         leaves, treedef = jax.tree.flatten(updates)
+        roots = _after_all(roots, leaves)
         divided = map(functools.partial(_divide, exponent=exponent), leaves, roots)
         return jax.tree.unflatten(treedef, divided), state
 
@@ -125,10 +123,10 @@ def _resolve(network: PathNetwork | None, params: Params) -> PathNetwork:
 
 
 def _check_updates(updates: optax.Updates, params: Params) -> None:
-    structures = jax.tree.structure(updates), jax.tree.structure(params)
-    if structures[0] != structures[1]:
+    given, wanted = (jax.tree.flatten(tree)[1] for tree in (updates, params))
+    if given != wanted:
         raise ValueError(
-            f"updates have the structure {structures[0]}, but params {structures[1]}. "
+            f"updates have the structure {given}, but params {wanted}. "
             "Pass the gradient with respect to these params."
         )
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -136,12 +134,8 @@ def _check_updates(updates: optax.Updates, params: Params) -> None:
         if update.shape != leaf.shape:
             raise ValueError(
                 f"The update of {leaf_name(path)} has shape {update.shape}, but the "
-                f"parameter {leaf.shape}. Pass the gradient with respect to these params."
+                f"parameter {leaf.shape}. Pass the gradient of these params."
             )
-
-
-# Roots: sqrt(gamma) as factors. They are divided by one after the other, because
-# their product may be out of range where the quotient is not.
 
 
 def _relative_to(norm: Scaled, roots: Sequence[Root]) -> list[Root]:
@@ -153,6 +147,23 @@ def _damped(root: Root, damping: float) -> Root:
     """sqrt(gamma + damping)."""
     plain = functools.reduce(jnp.multiply, map(unscaled, root))
     return (Scaled(jnp.hypot(plain, damping**0.5), jnp.int32(0)),)
+
+
+def _after_all(roots: Sequence[Root], updates: Sequence[jax.Array]) -> list[Root]:
+    """Makes every root wait for all roots and for the gradients of the biases.
+
+    All reading of the weights then precedes any update, and XLA writes the new weights
+    over donated old ones without the copies that it makes of them otherwise. It takes
+    a zero that XLA can't see to be one, since it drops optimization_barrier too early.
+    """
+    vectors = [factor.mantissa for root in roots for factor in root]
+    vectors += [update for update in updates if update.ndim == 1]
+    invalid = functools.reduce(jnp.logical_or, [jnp.isnan(jnp.sum(v)) for v in vectors])
+    zero = jnp.minimum(invalid.astype(jnp.int32), 0)
+    return [
+        (first._replace(exponent=first.exponent + zero), *others)
+        for first, *others in roots
+    ]
 
 
 def _divide(update: jax.Array, root: Root, exponent: float) -> jax.Array:
@@ -169,5 +180,5 @@ def _divide(update: jax.Array, root: Root, exponent: float) -> jax.Array:
 def _divide_once(x: jax.Array, root: Sequence[Scaled]) -> jax.Array:
     for factor in root:
         x = x * reciprocal(factor.mantissa)
-    exponent = sum(factor.exponent for factor in root)
+    exponent = functools.reduce(jnp.add, [factor.exponent for factor in root])
     return scale_by_power_of_two(x, -exponent)

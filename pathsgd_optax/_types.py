@@ -11,6 +11,9 @@ import jax.numpy as jnp
 Params: TypeAlias = Any
 """A pytree of weights, as Flax and Optax hold them."""
 
+KeyPath: TypeAlias = tuple[Any, ...]
+"""The keys that lead to a leaf, as `jax.tree_util` names them."""
+
 Scalar: TypeAlias = float | jax.Array
 
 NO_PARAMS = (
@@ -19,7 +22,7 @@ NO_PARAMS = (
 )
 
 
-def check_norm_order(p: Real | float, name: str = "p") -> float:
+def check_norm_order(p: float, name: str = "p") -> float:
     """Returns ``p`` as a float, or raises where no l_p norm has that order."""
     if isinstance(p, bool) or not isinstance(p, Real):
         raise ValueError(
@@ -31,7 +34,7 @@ def check_norm_order(p: Real | float, name: str = "p") -> float:
     return float(p)
 
 
-def check_non_negative(value: Real | float, name: str) -> float:
+def check_non_negative(value: float, name: str) -> float:
     """Returns ``value`` as a float, or raises where it is negative or not finite."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(
