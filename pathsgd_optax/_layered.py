@@ -16,8 +16,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from pathsgd_optax._layout import Layer, read_layers
-from pathsgd_optax._network import Parameter, Root, summarize
-from pathsgd_optax._scaled import Scaled, add, contract, norm, scaled
+from pathsgd_optax._network import Factors, Parameter, summarize
+from pathsgd_optax._scaled import (
+    Scaled,
+    add,
+    contract,
+    norm,
+    powers_of_two,
+    reciprocal,
+    scaled,
+    zero_after,
+)
 from pathsgd_optax._segments import Segment, Weights, segments
 from pathsgd_optax._types import Params, path_dtype
 
@@ -73,8 +82,7 @@ class LayeredNetwork:
 
     def path_norm(self, params: Params, p: float) -> Scaled:
         """phi_p, a scalar."""
-        *_, outputs = self.path_norms(params, p)
-        return Scaled(norm(outputs.mantissa, p, axis=0), outputs.exponent)
+        return _total(self.path_norms(params, p)[-1], p)
 
     def path_norms(self, params: Params, p: float) -> list[Scaled]:
         """The norms of the paths that enter the units of each layer, inputs first."""
@@ -82,9 +90,15 @@ class LayeredNetwork:
         layers = [s.each_layer(e) for s, e in zip(self.segments, entering, strict=True)]
         return [*itertools.chain(*layers), outputs]
 
-    def path_roots(self, params: Params, p: float) -> list[Root]:
-        """sqrt(gamma_p) of each leaf, in the order of `jax.tree.leaves`."""
-        return _path_roots(self, jax.tree.leaves(params), p)
+    def inverse_roots(
+        self, params: Params, p: float, normalize: bool = False
+    ) -> list[Factors]:
+        """1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of each of the leaves."""
+        stacks = _inverse_roots(self, jax.tree.leaves(params), p, normalize)
+        factors: dict[int, Factors] = {}
+        for segment, stack in zip(self.segments, stacks, strict=True):
+            factors |= segment.each_leaf(stack)
+        return [factors[place] for place in sorted(factors)]
 
     def split(self, params: Params) -> list[Weights]:
         """The kernel and the bias of each layer, in the order of application."""
@@ -95,10 +109,12 @@ class LayeredNetwork:
     def join(self, weights: Sequence[Weights]) -> Params:
         """The parameter tree with these kernels and biases: the inverse of `split`."""
         rest = iter(weights)
-        leaves: dict[int, jax.Array] = {}
+        leaves: dict[int, jax.Array | None] = {}
         for segment in self.segments:
             leaves |= segment.leaves(rest)
-        return jax.tree.unflatten(self.treedef, [leaves[k] for k in sorted(leaves)])
+        return jax.tree.unflatten(
+            self.treedef, [leaves[place] for place in sorted(leaves)]
+        )
 
 
 def layered_network(params: Params) -> LayeredNetwork:
@@ -164,9 +180,9 @@ def _forward(
 
 
 def _backward(
-    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float
+    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float, units: Scaled
 ) -> list[list[Scaled]]:
-    """The norms of the paths that leave the units of each segment's layers."""
+    """The norms of the paths that leave each segment's layers, on from ``units``."""
 
     def step(units: Scaled, body: Sequence[Weights]) -> tuple[Scaled, list[Scaled]]:
         leaving = []
@@ -176,7 +192,7 @@ def _backward(
             units = scaled(mantissa, units.exponent)
         return units, leaving[::-1]
 
-    units, passed = _ones(network.widths[-1], leaves), []
+    passed = []
     for segment in reversed(network.segments):
         units, leaving = _run(step, units, segment, leaves, reverse=True)
         passed.append(leaving)
@@ -210,29 +226,39 @@ def _ones(width: int, leaves: Sequence[jax.Array]) -> Scaled:
     return Scaled(jnp.ones(width, path_dtype(*leaves)), jnp.int32(0))
 
 
-@functools.partial(jax.jit, static_argnames=("network", "p"))
-def _path_roots(
-    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float
-) -> list[Root]:
-    entering, _ = _forward(network, leaves, p)
-    leaving = _backward(network, leaves, p)
-    roots: dict[int, Root] = {}
-    for segment, *ends in zip(network.segments, entering, leaving, strict=True):
-        each = [segment.each_body(end) for end in ends]
-        for body, *units in zip(segment.bodies, *each, strict=True):
-            for layer, unit_in, unit_out in zip(body, *units, strict=True):
-                roots |= _layer_roots(layer, unit_in, unit_out)
-    return [roots[k] for k in sorted(roots)]
+def _total(outputs: Scaled, p: float) -> Scaled:
+    return Scaled(norm(outputs.mantissa, p, axis=0), outputs.exponent)
 
 
-def _layer_roots(layer: Layer, unit_in: Scaled, unit_out: Scaled) -> dict[int, Root]:
-    kernel = _expand(unit_in, (-1,)), _expand(unit_out, (-2,))
-    bias = (_expand(unit_out, ()),)
-    roots = zip(layer.leaves, (kernel, bias), strict=False)
-    return {leaf.place: root for leaf, root in roots}
+@functools.partial(jax.jit, static_argnames=("network", "p", "normalize"))
+def _inverse_roots(
+    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float, normalize: bool
+) -> list[list[tuple[Factors, Factors]]]:
+    """The factors of the kernel and the bias of each layer, stacked by segment."""
+    entering, outputs = _forward(network, leaves, p)
+    phi = _total(outputs, p)
+    ends = _ones(network.widths[-1], leaves)
+    if normalize:
+        ends = Scaled(ends.mantissa * reciprocal(phi.mantissa), -phi.exponent)
+    leaving = _backward(network, leaves, p, ends)
+    units = [unit for unit in jax.tree.leaves((entering, leaving)) if unit.ndim]
+    ready = zero_after(units)
+    return [
+        [_factors(*pair, ready) for pair in zip(*units, strict=True)]
+        for units in zip(entering, leaving, strict=True)
+    ]
 
 
-def _expand(units: Scaled, axes: tuple[int, ...]) -> Scaled:
-    mantissa = jnp.expand_dims(units.mantissa, axes)
-    exponent = jnp.expand_dims(units.exponent, tuple(range(-1 - len(axes), 0)))
-    return Scaled(mantissa, exponent)
+def _factors(
+    unit_in: Scaled, unit_out: Scaled, ready: jax.Array
+) -> tuple[Factors, Factors]:
+    dtype = unit_out.mantissa.dtype
+    source, target = (reciprocal(unit.mantissa) for unit in (unit_in, unit_out))
+    edge = powers_of_two(ready - unit_in.exponent - unit_out.exponent, dtype)
+    unit = powers_of_two(ready - unit_out.exponent, dtype)
+    kernel = (
+        source[..., None],
+        target[..., None, :],
+        *(x[..., None, None] for x in edge),
+    )
+    return kernel, (target, *(x[..., None] for x in unit))

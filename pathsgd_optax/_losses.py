@@ -50,13 +50,12 @@ def truncated_softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, footnote 2.
     """
     _check(logits, labels)
-    right = labels[..., None]
-    margins = logits - jnp.take_along_axis(logits, right, axis=-1)
-    wrong = jnp.arange(logits.shape[-1]) != right
+    margins = logits - jnp.take_along_axis(logits, labels[..., None], axis=-1)
+    wrong = 1 - jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     peak = lax.stop_gradient(jnp.max(margins, axis=-1))
     masses = _truncated_exp(margins, peak[..., None])
     # The right class adds exp(0): outside of the sum, a small loss keeps its digits.
-    others = jnp.sum(masses, axis=-1, where=wrong)
+    others = jnp.sum(masses * wrong, axis=-1)
     return peak + jnp.log1p(others + jnp.expm1(-peak))
 
 

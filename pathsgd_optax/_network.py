@@ -9,11 +9,11 @@ from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._types import KeyPath, Params
 
 
-Root: TypeAlias = tuple[Scaled, ...]
-"""sqrt(gamma) of one leaf: non-negative factors that broadcast to its shape.
+Factors: TypeAlias = tuple[jax.Array, ...]
+"""Non-negative factors of 1 / sqrt(gamma) of one leaf, which broadcast to its shape.
 
-They are kept apart, because their product may be out of range where a gradient
-divided by it is not.
+A gradient is multiplied by one after the other, because their product may be out of
+range where the result is not. They are 0 where no path runs.
 """
 
 
@@ -42,8 +42,10 @@ class PathNetwork(Protocol):
     def path_norm(self, params: Params, p: float) -> Scaled:
         """phi_p, a scalar."""
 
-    def path_roots(self, params: Params, p: float) -> Sequence[Root]:
-        """sqrt(gamma_p) of each leaf, in the order of `jax.tree.leaves`."""
+    def inverse_roots(
+        self, params: Params, p: float, normalize: bool = False
+    ) -> Sequence[Factors]:
+        """1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of each of the leaves."""
 
 
 def summarize(parameters: tuple[Parameter, ...]) -> str:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from pathsgd_optax import _scaled
 from pathsgd_optax._layered import LayeredNetwork
-from pathsgd_optax._network import PathNetwork, Root
+from pathsgd_optax._network import Factors, PathNetwork
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._types import Params, check_norm_order, path_dtype
 
@@ -123,7 +123,9 @@ def path_scaling(network: PathNetwork, params: Params, p: float = 2) -> Params:
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (9), Algorithm 1.
     """
     network.check(params)
-    return _path_scaling(network, params, check_norm_order(p))
+    leaves, treedef = jax.tree.flatten(params)
+    factors = network.inverse_roots(params, check_norm_order(p))
+    return jax.tree.unflatten(treedef, map(_scaling, leaves, factors))
 
 
 def group_norm(
@@ -206,24 +208,12 @@ def _path_norm(network: PathNetwork, params: Params, p: float) -> Scaled:
     return network.path_norm(params, p)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "p"))
-def _path_scaling(network: PathNetwork, params: Params, p: float) -> Params:
-    leaves, treedef = jax.tree.flatten(params)
-    roots = network.path_roots(params, p)
-    scaling = [
-        jnp.broadcast_to(_scaling(root), leaf.shape)
-        for leaf, root in zip(leaves, roots, strict=True)
-    ]
-    return jax.tree.unflatten(treedef, scaling)
-
-
-def _scaling(root: Root) -> jax.Array:
-    """gamma, multiplied up in an order that keeps small and large factors apart."""
-    scaling = jnp.ones((), root[0].mantissa.dtype)
-    for factor in root + root:
-        scaling = scaling * factor.mantissa
-    exponent = functools.reduce(jnp.add, [factor.exponent for factor in root])
-    return _scaled.scale_by_power_of_two(scaling, 2 * exponent)
+# Jitted for each shape, not for the whole tree, so that a network of many equal layers
+# is compiled as fast as one of a few.
+@jax.jit
+def _scaling(leaf: jax.Array, factors: Factors) -> jax.Array:
+    root = functools.reduce(jnp.multiply, map(_scaled.reciprocal, factors))
+    return jnp.broadcast_to(jnp.square(root), leaf.shape)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p", "q"))

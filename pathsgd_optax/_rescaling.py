@@ -231,7 +231,7 @@ def _apply(
 
 def _rescaled(weights: Weights, source: jax.Array, target: jax.Array) -> Weights:
     kernel, bias = weights
-    rescaled = kernel.astype(source.dtype) / source[:, None] * target
+    rescaled = kernel.astype(source.dtype) / source[:, None] * target[None, :]
     shifted = None if bias is None else (bias * target).astype(bias.dtype)
     return rescaled.astype(kernel.dtype), shifted
 

@@ -51,13 +51,25 @@ def log(x: Scaled) -> jax.Array:
 
 
 def scale_by_power_of_two(x: jax.Array, exponent: jax.Array) -> jax.Array:
-    """``x * 2**exponent`` by two exact factors, saturating to 0 and inf."""
-    info = jnp.finfo(x.dtype)
+    """``x * 2**exponent``, saturating to 0 and inf."""
+    low, high = powers_of_two(exponent, x.dtype)
+    return x * low * high
+
+
+def powers_of_two(exponent: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    """Two exact factors of ``2**exponent``, which alone may be out of range.
+
+    What they leave out is out of the range of any product of theirs, too.
+    """
+    info = jnp.finfo(dtype)
     half = exponent // 2
-    for part in (half, exponent - half):
-        part = jnp.clip(part, info.minexp, info.maxexp - 1)
-        x = x * lax.stop_gradient(jnp.ldexp(jnp.ones((), x.dtype), part))
-    return x
+    low, high = (
+        jnp.ldexp(
+            jnp.ones_like(part, dtype), jnp.clip(part, info.minexp, info.maxexp - 1)
+        )
+        for part in (half, exponent - half)
+    )
+    return lax.stop_gradient(low), lax.stop_gradient(high)
 
 
 def reciprocal(x: jax.Array) -> jax.Array:
@@ -65,12 +77,17 @@ def reciprocal(x: jax.Array) -> jax.Array:
     return jnp.where(x != 0, 1 / jnp.where(x != 0, x, 1), 0)
 
 
-def power(x: Scaled, exponent: float) -> Scaled:
-    """``x ** exponent``."""
-    shift = exponent * x.exponent
-    whole = jnp.floor(shift)
-    fraction = jnp.exp2(shift - whole).astype(x.mantissa.dtype)
-    return Scaled(x.mantissa**exponent * fraction, whole.astype(jnp.int32))
+def zero_after(arrays: Sequence[jax.Array]) -> jax.Array:
+    """The int32 0, known only once all of ``arrays`` are.
+
+    What takes it in waits for them: if they are made from the weights, and updates
+    take it in, then XLA writes the new weights over donated old ones, which else it
+    copies first. It hides that it is 0, because XLA drops an optimization_barrier
+    before it decides on copies.
+    """
+    together = [jnp.zeros(1), *(jnp.ravel(x).astype(jnp.float32) for x in arrays)]
+    invalid = jnp.isnan(jnp.sum(jnp.concatenate(together)))
+    return jnp.minimum(invalid.astype(jnp.int32), 0)
 
 
 def add(x: Scaled, y: Scaled, p: float) -> Scaled:

@@ -2,13 +2,15 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from pathsgd_optax._layout import REMEDY, Layer, Path
 
+
+T = TypeVar("T")
 
 Weights: TypeAlias = tuple[jax.Array, jax.Array | None]
 """A layer's kernel ``(fan_in, fan_out)`` and its bias ``(fan_out,)``, if it has one."""
@@ -60,17 +62,19 @@ class Segment(NamedTuple):
             return list(values)
         return [value for k in self._counts() for value in _at(values, k)]
 
-    def leaves(self, weights: Iterator[Weights]) -> Mapping[int, jax.Array]:
+    def each_leaf(self, values: Sequence[tuple[T, T]]) -> Mapping[int, T]:
+        """What belongs to each leaf, by its place, out of pairs for kernel and bias."""
+        return {
+            leaf.place: value
+            for body, pairs in zip(self.bodies, self.each_body(values), strict=True)
+            for layer, pair in zip(body, pairs, strict=True)
+            for leaf, value in zip(layer.leaves, pair, strict=False)
+        }
+
+    def leaves(self, weights: Iterator[Weights]) -> Mapping[int, jax.Array | None]:
         """The leaves by their places, out of the weights of the layers in order."""
         repeats = [[next(weights) for _ in self.bodies[0]] for _ in self._counts()]
-        bodies = repeats if self.length is None else [_stack(repeats)]
-        return {
-            leaf.place: array
-            for body, pairs in zip(self.bodies, bodies, strict=True)
-            for layer, pair in zip(body, pairs, strict=True)
-            for leaf, array in zip(layer.leaves, pair, strict=False)
-            if array is not None
-        }
+        return self.each_leaf(_stack(repeats) if self.scanned else repeats[0])
 
     def _counts(self) -> range:
         return range(self.length or len(self.bodies))

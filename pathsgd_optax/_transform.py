@@ -1,7 +1,6 @@
 """Gradient transformations that rescale by the paths through each weight."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,14 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from pathsgd_optax._layered import layered_network
-from pathsgd_optax._network import PathNetwork, Root, leaf_name
-from pathsgd_optax._scaled import (
-    Scaled,
-    power,
-    reciprocal,
-    scale_by_power_of_two,
-    unscaled,
-)
+from pathsgd_optax._network import Factors, PathNetwork, leaf_name
+from pathsgd_optax._scaled import reciprocal, zero_after
 from pathsgd_optax._types import (
     NO_PARAMS,
     Params,
@@ -101,15 +94,17 @@ def scale_by_path_norm(
             raise ValueError(NO_PARAMS)
         paths = _resolve(network, params)
         _check_updates(updates, params)
-        roots = paths.path_roots(params, p)
-        if normalize:
-            roots = _relative_to(paths.path_norm(params, p), roots)
-        if damping:
-            roots = [_damped(root, damping) for root in roots]
         leaves, treedef = jax.tree.flatten(updates)
-        roots = _after_all(roots, leaves)
-        divided = map(functools.partial(_divide, exponent=exponent), leaves, roots)
-        return jax.tree.unflatten(treedef, divided), state
+        factors = paths.inverse_roots(params, p, normalize)
+        if damping:
+            factors = [_damped(inverse, damping) for inverse in factors]
+        # Every gradient of a bias waits for the reading of the kernel after it.
+        ready = zero_after([leaf for leaf in leaves if leaf.ndim == 1])
+        scaled = [
+            _multiply(leaf, inverse, 2 * exponent) + ready.astype(leaf.dtype)
+            for leaf, inverse in zip(leaves, factors, strict=True)
+        ]
+        return jax.tree.unflatten(treedef, scaled), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -123,8 +118,8 @@ def _resolve(network: PathNetwork | None, params: Params) -> PathNetwork:
 
 
 def _check_updates(updates: optax.Updates, params: Params) -> None:
-    given, wanted = (jax.tree.flatten(tree)[1] for tree in (updates, params))
-    if given != wanted:
+    given, wanted = (jax.tree.structure(tree) for tree in (updates, params))
+    if len({given, wanted}) > 1:
         raise ValueError(
             f"updates have the structure {given}, but params {wanted}. "
             "Pass the gradient with respect to these params."
@@ -138,47 +133,20 @@ def _check_updates(updates: optax.Updates, params: Params) -> None:
             )
 
 
-def _relative_to(norm: Scaled, roots: Sequence[Root]) -> list[Root]:
-    inverse = Scaled(reciprocal(norm.mantissa), -norm.exponent)
-    return [(*root, inverse) for root in roots]
+def _damped(factors: Factors, damping: float) -> Factors:
+    """1 / sqrt(gamma + damping), and 0 where no path runs."""
+    inverse = functools.reduce(jnp.multiply, factors)
+    damped = reciprocal(jnp.hypot(reciprocal(inverse), damping**0.5))
+    return (jnp.where(inverse == 0, 0, damped),)
 
 
-def _damped(root: Root, damping: float) -> Root:
-    """sqrt(gamma + damping)."""
-    plain = functools.reduce(jnp.multiply, map(unscaled, root))
-    return (Scaled(jnp.hypot(plain, damping**0.5), jnp.int32(0)),)
-
-
-def _after_all(roots: Sequence[Root], updates: Sequence[jax.Array]) -> list[Root]:
-    """Makes every root wait for all roots and for the gradients of the biases.
-
-    All reading of the weights then precedes any update, and XLA writes the new weights
-    over donated old ones without the copies that it makes of them otherwise. It takes
-    a zero that XLA can't see to be one, since it drops optimization_barrier too early.
-    """
-    vectors = [factor.mantissa for root in roots for factor in root]
-    vectors += [update for update in updates if update.ndim == 1]
-    invalid = functools.reduce(jnp.logical_or, [jnp.isnan(jnp.sum(v)) for v in vectors])
-    zero = jnp.minimum(invalid.astype(jnp.int32), 0)
-    return [
-        (first._replace(exponent=first.exponent + zero), *others)
-        for first, *others in roots
-    ]
-
-
-def _divide(update: jax.Array, root: Root, exponent: float) -> jax.Array:
-    """``update / gamma**exponent``."""
-    quotient = update.astype(root[0].mantissa.dtype)
-    whole, fraction = divmod(2 * exponent, 1)
-    for _ in range(int(whole)):
-        quotient = _divide_once(quotient, root)
+def _multiply(update: jax.Array, factors: Factors, exponent: float) -> jax.Array:
+    """``update * prod(factors)**exponent``."""
+    product = update.astype(factors[0].dtype)
+    whole, fraction = divmod(exponent, 1)
+    for factor in factors * int(whole):
+        product = product * factor
     if fraction:
-        quotient = _divide_once(quotient, [power(f, fraction) for f in root])
-    return quotient.astype(update.dtype)
-
-
-def _divide_once(x: jax.Array, root: Sequence[Scaled]) -> jax.Array:
-    for factor in root:
-        x = x * reciprocal(factor.mantissa)
-    exponent = functools.reduce(jnp.add, [factor.exponent for factor in root])
-    return scale_by_power_of_two(x, -exponent)
+        for factor in factors:
+            product = product * factor**fraction
+    return product.astype(update.dtype)
