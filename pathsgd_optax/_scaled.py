@@ -132,7 +132,7 @@ def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     if p == 2:
         return _euclidean(kernel, x, axis)
     if math.isinf(p):
-        return norm(_edges(kernel, x, axis), p, axis)
+        return norm(jnp.abs(_edges(kernel, x, axis)), p, axis)
     return _folded(kernel, x, p, axis)
 
 
@@ -145,7 +145,7 @@ def _euclidean(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
     return lax.cond(
         in_range,
         lambda: jnp.sqrt(jnp.where(in_range, mass, 1)),
-        lambda: norm(_edges(kernel, x, axis), 2.0, axis),
+        lambda: _folded(kernel, x, 2.0, axis),
     )
 
 
@@ -158,14 +158,16 @@ def _folded(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     fold = _fold(kernel.shape[axis]) if kernel.size >= LARGE else 1
     kernel = _unfold(kernel, axis, fold)
     slices = [
-        _edges(lax.index_in_dim(kernel, k, axis + 1, keepdims=False), part, axis)
+        jnp.abs(
+            _edges(lax.index_in_dim(kernel, k, axis + 1, keepdims=False), part, axis)
+        )
         for k, part in enumerate(_unfold(x, 0, fold).T)
     ]
     return norm(combine(slices, p), p, axis)
 
 
 def _edges(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
-    return jnp.abs(kernel).astype(x.dtype) * jnp.expand_dims(x, 1 - axis)
+    return kernel.astype(x.dtype) * jnp.expand_dims(x, 1 - axis)
 
 
 def _unfold(x: jax.Array, axis: int, fold: int) -> jax.Array:
