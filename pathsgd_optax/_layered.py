@@ -7,6 +7,7 @@ edge from one more input unit, whose value is always 1.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -15,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pathsgd_optax._contract import contract, contract_both
 from pathsgd_optax._layout import Layer, read_layers
 from pathsgd_optax._network import Factors, Parameter, summarize
 from pathsgd_optax._scaled import (
     Scaled,
     add,
-    contract,
     norm,
     powers_of_two,
     reciprocal,
@@ -86,7 +87,9 @@ class LayeredNetwork:
 
     def path_norms(self, params: Params, p: float) -> list[Scaled]:
         """The norms of the paths that enter the units of each layer, inputs first."""
-        entering, outputs = _forward(self, jax.tree.leaves(params), p)
+        leaves = jax.tree.leaves(params)
+        inputs = _ones(self.widths[0], leaves)
+        entering, outputs = _forward(self.segments, leaves, p, inputs)
         layers = [s.each_layer(e) for s, e in zip(self.segments, entering, strict=True)]
         return [*itertools.chain(*layers), outputs]
 
@@ -161,28 +164,32 @@ def layered_network(params: Params) -> LayeredNetwork:
 
 
 def _forward(
-    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float
+    segments: Sequence[Segment],
+    leaves: Sequence[jax.Array],
+    p: float,
+    units: Scaled,
 ) -> tuple[list[list[Scaled]], Scaled]:
-    """The path norms that enter each segment's layers, and those of the outputs."""
+    """The path norms that enter each segment's layers, and those behind the last."""
 
     def step(units: Scaled, body: Sequence[Weights]) -> tuple[Scaled, list[Scaled]]:
         entering = []
         for kernel, bias in body:
             entering.append(units)
-            units = _enter(units, kernel, bias, p)
+            mantissa = contract(kernel, units.mantissa, p, axis=0)
+            units = _with_bias(scaled(mantissa, units.exponent), bias, p)
         return units, entering
 
-    units, passed = _ones(network.widths[0], leaves), []
-    for segment in network.segments:
+    passed = []
+    for segment in segments:
         units, entering = _run(step, units, segment, leaves)
         passed.append(entering)
     return passed, units
 
 
 def _backward(
-    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float, units: Scaled
-) -> list[list[Scaled]]:
-    """The norms of the paths that leave each segment's layers, on from ``units``."""
+    segments: Sequence[Segment], leaves: Sequence[jax.Array], p: float, units: Scaled
+) -> tuple[list[list[Scaled]], Scaled]:
+    """The norms of the paths that leave each segment's layers, and what is before."""
 
     def step(units: Scaled, body: Sequence[Weights]) -> tuple[Scaled, list[Scaled]]:
         leaving = []
@@ -193,20 +200,10 @@ def _backward(
         return units, leaving[::-1]
 
     passed = []
-    for segment in reversed(network.segments):
+    for segment in reversed(segments):
         units, leaving = _run(step, units, segment, leaves, reverse=True)
         passed.append(leaving)
-    return passed[::-1]
-
-
-def _enter(
-    units: Scaled, kernel: jax.Array, bias: jax.Array | None, p: float
-) -> Scaled:
-    mantissa = contract(kernel, units.mantissa, p, axis=0)
-    entering = scaled(mantissa, units.exponent)
-    if bias is None:
-        return entering
-    return add(entering, scaled(jnp.abs(bias).astype(mantissa.dtype)), p)
+    return passed[::-1], units
 
 
 def _run(
@@ -222,6 +219,12 @@ def _run(
     return step(units, weights)
 
 
+def _with_bias(units: Scaled, bias: jax.Array | None, p: float) -> Scaled:
+    if bias is None:
+        return units
+    return add(units, scaled(jnp.abs(bias).astype(units.mantissa.dtype)), p)
+
+
 def _ones(width: int, leaves: Sequence[jax.Array]) -> Scaled:
     return Scaled(jnp.ones(width, path_dtype(*leaves)), jnp.int32(0))
 
@@ -230,35 +233,70 @@ def _total(outputs: Scaled, p: float) -> Scaled:
     return Scaled(norm(outputs.mantissa, p, axis=0), outputs.exponent)
 
 
+def _passes(
+    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float
+) -> tuple[list[list[Scaled]], list[list[Scaled]], Scaled]:
+    """Both passes of Algorithm 1: what enters and what leaves each layer; the outputs.
+
+    They meet at the largest inner layer, whose kernel is read once for both.
+    """
+    sources, targets = (_ones(network.widths[k], leaves) for k in (0, -1))
+    before, meeting, after = _parted(network.segments)
+    entering, sources = _forward(before, leaves, p, sources)
+    leaving, targets = _backward(after, leaves, p, targets)
+    for segment in meeting:
+        [(kernel, bias)] = segment.weights(leaves)
+        norms = contract_both(kernel, sources.mantissa, targets.mantissa, p)
+        entering, leaving = [*entering, [sources]], [[targets], *leaving]
+        sources = _with_bias(scaled(norms[0], sources.exponent), bias, p)
+        targets = scaled(norms[1], targets.exponent)
+    rest, outputs = _forward(after, leaves, p, sources)
+    first, _ = _backward(before, leaves, p, targets)
+    return entering + rest, first + leaving, outputs
+
+
+def _parted(
+    segments: Sequence[Segment],
+) -> tuple[Sequence[Segment], Sequence[Segment], Sequence[Segment]]:
+    """The segments before, at and after the largest inner layer that isn't scanned."""
+    inner = [k for k in range(1, len(segments) - 1) if not segments[k].scanned]
+    if not inner:
+        return segments, (), ()
+    largest = max(inner, key=lambda k: math.prod(segments[k].layers[0].kernel.shape))
+    return segments[:largest], segments[largest : largest + 1], segments[largest + 1 :]
+
+
 @functools.partial(jax.jit, static_argnames=("network", "p", "normalize"))
 def _inverse_roots(
     network: LayeredNetwork, leaves: Sequence[jax.Array], p: float, normalize: bool
 ) -> list[list[tuple[Factors, Factors]]]:
     """The factors of the kernel and the bias of each layer, stacked by segment."""
-    entering, outputs = _forward(network, leaves, p)
-    phi = _total(outputs, p)
-    ends = _ones(network.widths[-1], leaves)
+    entering, leaving, outputs = _passes(network, leaves, p)
+    ready = zero_after(
+        [norms for norms in jax.tree.leaves((entering, leaving)) if norms.ndim]
+    )
+    scale = Scaled(jnp.ones((), path_dtype(*leaves)), ready)
     if normalize:
-        ends = Scaled(ends.mantissa * reciprocal(phi.mantissa), -phi.exponent)
-    leaving = _backward(network, leaves, p, ends)
-    units = [unit for unit in jax.tree.leaves((entering, leaving)) if unit.ndim]
-    ready = zero_after(units)
+        phi = _total(outputs, p)
+        scale = Scaled(phi.mantissa, phi.exponent + ready)
     return [
-        [_factors(*pair, ready) for pair in zip(*units, strict=True)]
+        [_factors(*pair, scale) for pair in zip(*units, strict=True)]
         for units in zip(entering, leaving, strict=True)
     ]
 
 
 def _factors(
-    unit_in: Scaled, unit_out: Scaled, ready: jax.Array
+    unit_in: Scaled, unit_out: Scaled, scale: Scaled
 ) -> tuple[Factors, Factors]:
+    """``scale / (unit_in * unit_out)`` of the kernel, ``scale / unit_out`` the bias."""
     dtype = unit_out.mantissa.dtype
-    source, target = (reciprocal(unit.mantissa) for unit in (unit_in, unit_out))
-    edge = powers_of_two(ready - unit_in.exponent - unit_out.exponent, dtype)
-    unit = powers_of_two(ready - unit_out.exponent, dtype)
+    source = reciprocal(unit_in.mantissa)
+    target = scale.mantissa * reciprocal(unit_out.mantissa)
+    unit = scale.exponent - unit_out.exponent
+    edge = powers_of_two(unit - unit_in.exponent, dtype)
     kernel = (
         source[..., None],
         target[..., None, :],
         *(x[..., None, None] for x in edge),
     )
-    return kernel, (target, *(x[..., None] for x in unit))
+    return kernel, (target, *(x[..., None] for x in powers_of_two(unit, dtype)))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pathsgd_optax import _scaled
+from pathsgd_optax._contract import contract
 from pathsgd_optax._layered import LayeredNetwork
 from pathsgd_optax._network import Factors, PathNetwork
 from pathsgd_optax._scaled import Scaled
@@ -231,7 +232,7 @@ def _group_norm(
 def _incoming_norms(
     kernel: jax.Array, bias: jax.Array | None, dtype: jnp.dtype, p: float
 ) -> jax.Array:
-    weights = _scaled.contract(kernel, jnp.ones(kernel.shape[0], dtype), p, axis=0)
+    weights = contract(kernel, jnp.ones(kernel.shape[0], dtype), p, axis=0)
     if bias is None:
         return weights
     return _scaled.combine([weights, jnp.abs(bias).astype(dtype)], p)

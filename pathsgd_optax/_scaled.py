@@ -21,10 +21,6 @@ ZERO_EXPONENT = -(2**24)
 """The exponent of an all-zero array: below that of anything it is added to."""
 
 
-LARGE = 2**20
-"""The entries from which on a kernel is beyond the processor's caches."""
-
-
 class Scaled(NamedTuple):
     """A non-negative array, held as ``mantissa * 2**exponent``."""
 
@@ -115,77 +111,6 @@ def norm(x: jax.Array, p: float, axis: int) -> jax.Array:
     peak, safe = _split_peak(peak)
     mass = jnp.sum(_power(x / safe, p), axis=axis, keepdims=True)
     return jnp.squeeze(safe * _root(mass, p, where=peak != 0), axis)
-
-
-def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
-    """The l_p norm of ``abs(kernel) * x`` along ``axis``.
-
-    Args:
-      kernel: weights, shape ``(fan_in, fan_out)``, any floating dtype.
-      x: non-negative path values of the units along ``axis``.
-      p: order of the norm.
-      axis: 0 to sum over the incoming units, 1 over the outgoing ones.
-
-    Returns:
-      Array of ``x``'s dtype, of the other axis' size.
-    """
-    if p == 2:
-        return _euclidean(kernel, x, axis)
-    if math.isinf(p):
-        return norm(jnp.abs(_edges(kernel, x, axis)), p, axis)
-    return _folded(kernel, x, p, axis)
-
-
-def _euclidean(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
-    """The l_2 norm by a sum of squares, which XLA fuses, where these are in range."""
-    mass = jnp.sum(jnp.square(_edges(kernel, x, axis)), axis)
-    info = jnp.finfo(mass.dtype)
-    lowest = float(info.tiny) / float(info.eps) ** 2
-    in_range = jnp.all((mass > lowest) & (mass < jnp.inf))
-    return lax.cond(
-        in_range,
-        lambda: jnp.sqrt(jnp.where(in_range, mass, 1)),
-        lambda: _folded(kernel, x, 2.0, axis),
-    )
-
-
-def _folded(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
-    """Any l_p norm, in one reading of a large kernel.
-
-    XLA's CPU reductions write out an operand that is needed twice, for the peak and
-    for the sum; an elementwise combination of a few neighbours reads it once instead.
-    """
-    fold = _fold(kernel.shape[axis]) if kernel.size >= LARGE else 1
-    kernel = _unfold(kernel, axis, fold)
-    slices = [
-        jnp.abs(
-            _edges(lax.index_in_dim(kernel, k, axis + 1, keepdims=False), part, axis)
-        )
-        for k, part in enumerate(_unfold(x, 0, fold).T)
-    ]
-    return norm(combine(slices, p), p, axis)
-
-
-def _edges(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
-    return kernel.astype(x.dtype) * jnp.expand_dims(x, 1 - axis)
-
-
-def _unfold(x: jax.Array, axis: int, fold: int) -> jax.Array:
-    before, after = x.shape[:axis], x.shape[axis + 1 :]
-    return jnp.reshape(x, (*before, x.shape[axis] // fold, fold, *after))
-
-
-def _fold(length: int) -> int:
-    """How many neighbours to combine: what leaves most factors of two to the axis.
-
-    These let it keep its sharding over the devices of a mesh.
-    """
-    folds = [k for k in range(4, 17) if length % k == 0]
-    return max(folds, key=lambda k: (_factors_of_two(length // k), k), default=1)
-
-
-def _factors_of_two(n: int) -> int:
-    return n & -n
 
 
 def _split_peak(peak: jax.Array) -> tuple[jax.Array, jax.Array]:

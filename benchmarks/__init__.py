@@ -1,0 +1,1 @@
+"""The experiments of the paper, run with the public package only."""

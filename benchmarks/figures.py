@@ -1,0 +1,135 @@
+"""Figures, drawn from recorded results only."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+
+from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.results import Curve, Record, Series, curves
+
+
+COLOURS = {
+    "sgd": "#0072B2",
+    "adagrad": "#E69F00",
+    "adam": "#009E73",
+    "path_sgd": "#D55E00",
+    "sgd_momentum": "#56B4E9",
+    "path_sgd_momentum": "#CC79A7",
+}
+"""Those of Okabe and Ito, which the colour-blind tell apart."""
+
+
+class Style(NamedTuple):
+    """How a line is drawn."""
+
+    linestyle: str | tuple[float, tuple[float, ...]]
+    linewidth: float
+    alpha: float
+
+
+# A dashed curve that coincides with a solid one shows as dashes on a pale band.
+STYLES = {
+    "balanced": Style("-", linewidth=3.6, alpha=0.42),
+    "unbalanced": Style((0, (3.5, 1.5)), linewidth=1.6, alpha=1.0),
+}
+
+LINEAR_BELOW = 0.01
+"""The error from which on its axis is logarithmic: it has to reach 0."""
+
+QUANTITIES = {
+    "train_loss": "objective (cross-entropy)",
+    "train_error": "training error",
+    "test_error": "test error",
+}
+
+
+def draw_learning_curves(records: Iterable[Record], path: Path) -> None:
+    """Draws the objective, the training error and the test error against the epoch.
+
+    There is one row of panels for each data set and probability of dropout. Of several
+    seeds it shows the median, on a light band from the least to the greatest.
+
+    Args:
+      records: the recorded epochs.
+      path: where to write the picture; its suffix names the format.
+    """
+    learning_curves(records).savefig(path, dpi=160)
+
+
+def learning_curves(records: Iterable[Record]) -> Figure:
+    """The figure that `draw_learning_curves` writes."""
+    drawn = curves(records)
+    rows = list(dict.fromkeys(series.task for series in drawn))
+    layout = ConstrainedLayoutEngine(wspace=0.06, hspace=0.06)
+    figure = Figure(figsize=(11, 0.9 + 3.1 * len(rows)), layout=layout)
+    panels = figure.subplots(len(rows), len(QUANTITIES), squeeze=False)
+    for task, axes in zip(rows, panels, strict=True):
+        _draw_row(axes, {s: curve for s, curve in drawn.items() if s.task == task})
+        axes[0].set_title(task, loc="left", fontweight="bold")
+    _add_legend(figure, drawn)
+    return figure
+
+
+def _draw_row(panels: Sequence[Axes], drawn: Mapping[Series, Curve]) -> None:
+    for axes, (quantity, label) in zip(panels, QUANTITIES.items(), strict=True):
+        for series, curve in drawn.items():
+            _draw_curve(axes, series, curve, quantity)
+        _style(axes, label)
+        if quantity != "train_loss":
+            _scale_errors(axes)
+        elif math.isfinite(axes.dataLim.minposy):
+            axes.set_yscale("log", nonpositive="mask")
+
+
+def _draw_curve(axes: Axes, series: Series, curve: Curve, quantity: str) -> None:
+    colour = COLOURS[series.optimizer]
+    style = STYLES[series.init]._asdict()
+    axes.plot(curve.epochs, curve.median(quantity), color=colour, **style)
+    runs = curve.runs[quantity]
+    if len(runs) > 1:
+        band = runs.min(axis=0), runs.max(axis=0)
+        axes.fill_between(curve.epochs, *band, color=colour, alpha=0.1, linewidth=0)
+
+
+def _style(axes: Axes, label: str) -> None:
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.margins(x=0.02)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def _scale_errors(axes: Axes) -> None:
+    axes.set_yscale("symlog", linthresh=LINEAR_BELOW, linscale=0.5)
+    axes.yaxis.set_major_locator(FixedLocator([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def _add_legend(figure: Figure, drawn: Mapping[Series, Curve]) -> None:
+    used = dict.fromkeys(series.optimizer for series in drawn)
+    optimizers = [
+        Line2D([], [], color=COLOURS[name], linewidth=3, label=OPTIMIZERS[name].label)
+        for name in used
+    ]
+    inits = [
+        Line2D([], [], color="0.2", label=f"{init} start", **style._asdict())
+        for init, style in STYLES.items()
+    ]
+    handles = [*optimizers, *inits]
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=len(handles),
+        frameon=False,
+        handlelength=3,
+    )

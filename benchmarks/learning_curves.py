@@ -1,0 +1,300 @@
+"""Learning curves from balanced and unbalanced starts: figure 3 of the paper.
+
+Run it as ``python -m benchmarks.learning_curves``. What is in the output folder is
+kept: the same command goes on where it was interrupted, and more epochs, seeds or
+optimizers are added to what was recorded.
+"""
+
+import argparse
+import itertools
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from benchmarks import datasets, figures, optimizers, results, train
+from benchmarks.optimizers import OPTIMIZERS
+
+
+SEARCH_SEED = 0
+
+NUMBERS = (
+    "step\nsize",
+    "epoch",
+    "objective",
+    "training\nerror",
+    "test\nerror",
+    "ms per\nepoch",
+)
+
+CAPTION = "Medians over the seeds, after the last epoch."
+
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C ended: 128 + SIGINT."""
+
+
+class Job(NamedTuple):
+    """All runs of one optimizer from one kind of start."""
+
+    task: train.Task
+    optimizer: str
+    init: str
+
+    @property
+    def series(self) -> results.Series:
+        """What the results are recorded under."""
+        task = self.task
+        return results.Series(
+            task.dataset.name, self.optimizer, self.init, task.dropout
+        )
+
+    @property
+    def label(self) -> str:
+        """What the progress bar calls it."""
+        return f"{OPTIMIZERS[self.optimizer].label}, {self.init}"
+
+    @property
+    def validation(self) -> "Job":
+        """The same job on the points that are left without the validation points."""
+        held_out = datasets.hold_out(self.task.dataset)
+        return self._replace(task=self.task._replace(dataset=held_out))
+
+    def train(self, rate: float, seed: int, epochs: int) -> Iterator[train.Measurement]:
+        """One run."""
+        make = OPTIMIZERS[self.optimizer].make
+        return train.train(self.task, make, rate, self.init, seed, epochs)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors take one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints the message, without the usage, and exits."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+      arguments: those of the command line, or None for the process's own.
+
+    Returns:
+      The exit code.
+    """
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        dataset = _load(options)
+        settings = {
+            name: vars(options)[name]
+            for name in ("width", "batch_size", "search_epochs")
+        }
+        folder = results.open_folder(options.output, settings)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    try:
+        _run(options, dataset, folder)
+    except KeyboardInterrupt:
+        print(
+            f"Interrupted: {options.output} keeps what was recorded, and the same "
+            "command goes on from there.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    records = folder.curves.read()
+    figures.draw_learning_curves(records, folder.figure)
+    _print_tables(results.curves(records))
+    print(f"Figure: {folder.figure}")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m benchmarks.learning_curves",
+        description="Learning curves from balanced and unbalanced starts.",
+        epilog="As in the paper: --dataset mnist --data-dir DIR --width 4000",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataset", choices=datasets.NAMES, default="digits", help="what to learn")
+    add("--data-dir", type=Path, help="folder of the idx files of mnist, plain or .gz")
+    add("--output", type=Path, default=Path("learning_curves"), help="folder to fill")
+    add(
+        "--optimizers",
+        nargs="+",
+        choices=OPTIMIZERS,
+        default=optimizers.DEFAULT,
+        metavar="NAME",
+        help=f"some of {', '.join(OPTIMIZERS)}",
+    )
+    add("--width", type=_positive, default=256, help="units of each hidden layer")
+    add("--dropout", type=_probability, default=0.0, help="share of units dropped")
+    add("--batch-size", type=_positive, default=100, help="points of a minibatch")
+    add("--epochs", type=_positive, default=50, help="epochs of a curve")
+    add(
+        "--search-epochs",
+        type=_positive,
+        default=20,
+        help="epochs of training for the choice of a step size",
+    )
+    add("--seeds", type=_positive, default=3, help="how many runs make a curve")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be an integer above 0, not {text!r}")
+    return int(text)
+
+
+def _probability(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < 1:
+        raise argparse.ArgumentTypeError(f"must be a number in [0, 1), not {text!r}")
+    return number
+
+
+def _load(options: argparse.Namespace) -> datasets.Dataset:
+    dataset = datasets.load(options.dataset, options.data_dir)
+    points = len(datasets.hold_out(dataset).train_labels)
+    if options.batch_size > points:
+        raise ValueError(
+            f"--batch-size {options.batch_size} is more than the {points} points of "
+            f"{dataset.name} that the choice of a step size trains on."
+        )
+    return dataset
+
+
+def _run(
+    options: argparse.Namespace, dataset: datasets.Dataset, folder: results.Folder
+) -> None:
+    """Does what isn't recorded yet of every job."""
+    task = train.Task(dataset, options.width, options.dropout, options.batch_size)
+    names = dict.fromkeys(options.optimizers)
+    jobs = [Job(task, *pair) for pair in itertools.product(names, train.INITS)]
+    with _progress() as progress:
+        total = sum(_epochs(job, options) for job in jobs)
+        bar = progress.add_task("", total=total)
+        for job in jobs:
+            progress.update(bar, description=job.label)
+            for epochs in _work(job, options, folder):
+                progress.advance(bar, epochs)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs"),
+        TimeRemainingColumn(),
+    )
+
+
+def _epochs(job: Job, options: argparse.Namespace) -> int:
+    tried = len(OPTIMIZERS[job.optimizer].learning_rates)
+    return int(tried * options.search_epochs + options.seeds * options.epochs)
+
+
+def _work(
+    job: Job, options: argparse.Namespace, folder: results.Folder
+) -> Iterator[int]:
+    """Chooses the step size and trains, yielding how many epochs are done anew."""
+    yield from _search(job, options.search_epochs, folder.step_sizes)
+    rate = train.fastest(_tried(job, folder.step_sizes))
+    for seed in range(options.seeds):
+        yield from _train(job, rate, seed, options.epochs, folder.curves)
+
+
+def _tried(
+    job: Job, step_sizes: results.Journal[results.Candidate]
+) -> dict[float, list[float]]:
+    return {
+        candidate.learning_rate: candidate.validation_errors
+        for candidate in step_sizes.read()
+        if candidate[:4] == job.series
+    }
+
+
+def _search(
+    job: Job, epochs: int, step_sizes: results.Journal[results.Candidate]
+) -> Iterator[int]:
+    tried, validation = _tried(job, step_sizes), job.validation
+    for rate in OPTIMIZERS[job.optimizer].learning_rates:
+        if rate in tried:
+            yield epochs
+            continue
+        errors = []
+        for measurement in validation.train(rate, SEARCH_SEED, epochs):
+            errors.append(measurement.test_error)
+            yield 1
+        step_sizes.append(results.Candidate(*job.series, rate, errors))
+
+
+def _train(
+    job: Job,
+    rate: float,
+    seed: int,
+    epochs: int,
+    curves: results.Journal[results.Record],
+) -> Iterator[int]:
+    run = (*job.series, seed, rate)
+    recorded = {record.epoch for record in curves.read() if record[:6] == run}
+    if recorded.issuperset(range(1, epochs + 1)):
+        yield epochs
+        return
+    for measurement in job.train(rate, seed, epochs):
+        if measurement.epoch not in recorded:
+            curves.append(results.Record(*run, *measurement))
+        yield 1
+
+
+def _print_tables(curves: Mapping[results.Series, results.Curve]) -> None:
+    """Prints the last epoch of every curve, for each task."""
+    console = Console()
+    for task in dict.fromkeys(series.task for series in curves):
+        table = Table(
+            title=task, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+        )
+        for heading in ("optimizer", "start"):
+            table.add_column(heading, no_wrap=True)
+        for heading in NUMBERS:
+            table.add_column(heading, justify="right")
+        for series, curve in curves.items():
+            if series.task == task:
+                table.add_row(*_row(series, curve))
+        console.print(table)
+
+
+def _row(series: results.Series, curve: results.Curve) -> tuple[str, ...]:
+    return (
+        OPTIMIZERS[series.optimizer].label,
+        series.init,
+        f"{curve.learning_rate:g}",
+        str(curve.epochs[-1]),
+        f"{curve.median('train_loss')[-1]:.2g}",
+        f"{curve.median('train_error')[-1]:.2%}",
+        f"{curve.median('test_error')[-1]:.2%}",
+        f"{1000 * np.median(curve.runs['seconds']):.1f}",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,210 @@
+"""Recorded results: JSON lines that are appended to, and never rewritten."""
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Record(NamedTuple):
+    """One epoch of one run; null in the file and nan here is a loss that diverged."""
+
+    dataset: str
+    optimizer: str
+    init: str
+    dropout: float
+    seed: int
+    learning_rate: float
+    epoch: int
+    train_loss: float
+    train_error: float
+    test_error: float
+    seconds: float
+
+
+class Candidate(NamedTuple):
+    """A step size that was tried, and its validation error after each epoch."""
+
+    dataset: str
+    optimizer: str
+    init: str
+    dropout: float
+    learning_rate: float
+    validation_errors: list[float]
+
+
+Line = TypeVar("Line", Record, Candidate)
+
+
+@dataclass(frozen=True)
+class Journal(Generic[Line]):
+    """A file with one JSON object a line."""
+
+    path: Path
+    kind: type[Line]
+
+    def read(self) -> list[Line]:
+        """The recorded lines; one that was cut off while it was written isn't.
+
+        Raises:
+          ValueError: if a line is no JSON object with the right keys.
+        """
+        if not self.path.exists():
+            return []
+        *lines, _ = self.path.read_bytes().split(b"\n")
+        return [self._parse(number, line) for number, line in enumerate(lines, 1)]
+
+    def append(self, entry: Line) -> None:
+        """Writes a line by one system call, which an interruption can't divide."""
+        values = {name: _null(value) for name, value in entry._asdict().items()}
+        line = json.dumps(values, allow_nan=False) + "\n"
+        with self.path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+
+    def mend(self) -> None:
+        """Removes the beginning of a line whose writing was cut off."""
+        if self.path.exists():
+            whole = self.path.read_bytes().rfind(b"\n") + 1
+            os.truncate(self.path, whole)
+
+    def _parse(self, number: int, line: bytes) -> Line:
+        try:
+            values = json.loads(line)
+            if set(values) != set(self.kind._fields):
+                raise ValueError
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{self.path}, line {number}: expected a JSON object with the keys "
+                f"{', '.join(self.kind._fields)}."
+            ) from error
+        return self.kind(**{name: _nan(value) for name, value in values.items()})
+
+
+class Folder(NamedTuple):
+    """The files that a command leaves."""
+
+    curves: Journal[Record]
+    step_sizes: Journal[Candidate]
+    figure: Path
+
+
+def open_folder(path: Path, settings: Mapping[str, int]) -> Folder:
+    """Makes the folder of some results, or goes on with one.
+
+    Args:
+      path: the folder.
+      settings: what all the curves in a folder must have in common.
+
+    Returns:
+      The files in it, ready to be appended to.
+
+    Raises:
+      ValueError: if the folder holds curves of other settings, or what is no record.
+      OSError: if the folder can't be made or written to.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    folder = Folder(
+        Journal(path / "curves.jsonl", Record),
+        Journal(path / "step_sizes.jsonl", Candidate),
+        path / "learning_curves.png",
+    )
+    journals = folder.curves, folder.step_sizes
+    used = any(journal.path.exists() for journal in journals)
+    _check_settings(path / "settings.json", settings, used)
+    for journal in journals:
+        journal.mend()
+        journal.read()
+    return folder
+
+
+def _check_settings(path: Path, settings: Mapping[str, int], used: bool) -> None:
+    if not path.exists():
+        if used:
+            raise ValueError(f"{path} is missing, so the curves beside it are unknown.")
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(settings) + "\n")
+        part.replace(path)
+    recorded = _read_settings(path)
+    changed = [name for name in settings if recorded.get(name) != settings[name]]
+    if changed:
+        old = ", ".join(f"{name} {recorded.get(name)}" for name in changed)
+        new = ", ".join(str(settings[name]) for name in changed)
+        raise ValueError(
+            f"{path.parent} holds curves of {old}, not {new}, which can't be compared: "
+            "choose another output folder."
+        )
+
+
+def _read_settings(path: Path) -> dict[str, int]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} should hold a JSON object.") from error
+
+
+def _null(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _nan(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+class Series(NamedTuple):
+    """What the runs of a curve have in common."""
+
+    dataset: str
+    optimizer: str
+    init: str
+    dropout: float
+
+    @property
+    def task(self) -> str:
+        """The data set, and the dropout if there is any."""
+        dropout = f", dropout {self.dropout:g}" if self.dropout else ""
+        return f"{self.dataset}{dropout}"
+
+
+class Curve(NamedTuple):
+    """The runs of a series, over the epochs that all of its seeds have reached."""
+
+    learning_rate: float
+    epochs: NDArray[np.int64]
+    runs: dict[str, NDArray[np.float64]]
+    """Each measured quantity, shape ``(seeds, epochs)``; inf where it diverged."""
+
+    def median(self, quantity: str) -> NDArray[np.float64]:
+        """The median over the seeds, shape ``(epochs,)``."""
+        return np.asarray(np.median(self.runs[quantity], axis=0))
+
+
+def curves(records: Iterable[Record]) -> dict[Series, Curve]:
+    """The curves that the records make, in the order of their first records."""
+    groups: dict[Series, list[Record]] = {}
+    for record in records:
+        groups.setdefault(Series(*record[:4]), []).append(record)
+    return {series: _curve(group) for series, group in groups.items()}
+
+
+def _curve(records: list[Record]) -> Curve:
+    by_seed: dict[int, dict[int, Record]] = {}
+    for record in records:
+        by_seed.setdefault(record.seed, {})[record.epoch] = record
+    epochs = sorted(set.intersection(*map(set, by_seed.values())))
+    runs = {
+        quantity: np.array(
+            [
+                [getattr(run[epoch], quantity) for epoch in epochs]
+                for run in by_seed.values()
+            ]
+        )
+        for quantity in ("train_loss", "train_error", "test_error", "seconds")
+    }
+    finite = {name: np.where(np.isnan(x), np.inf, x) for name, x in runs.items()}
+    return Curve(records[0].learning_rate, np.array(epochs), finite)

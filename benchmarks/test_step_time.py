@@ -1,0 +1,141 @@
+"""What Path-SGD costs, as ratios to the optimizers of Optax.
+
+Run with ``python -m pytest benchmarks/test_step_time.py --benchmark-only -n 0 -s``.
+
+A step of 784-4000-4000-10 at a batch of 100 takes 11.5 GFLOP for the gradients. It
+must read the 76.7 MB of weights for the forward pass and the 64 MB of the second
+kernel for the backward one, write and read 76.7 MB of gradients, and read and write
+the weights to update them: about 450 MB. Path-SGD adds the forward pass of Algorithm 1
+over the first two kernels and the backward pass over the last two: 141 MB to read, and
+two operations for each weight read, which the processor does while it waits for them.
+Adam adds four times the weights, 307 MB.
+
+XLA also copies the second kernel in the steps of the others, 128 MB, because it updates
+it in place before the backward pass is known to have read it. Path-SGD's updates wait
+for the gradients, which makes this copy unnecessary, and wins some of its time back.
+"""
+
+import functools
+import itertools
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import pathsgd_optax as pathsgd
+
+
+WIDTHS = (784, 4000, 4000, 10)
+BATCH = 100
+ROUNDS = 40
+
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.01),
+    "adagrad": optax.adagrad(0.01),
+    "adam": optax.adam(0.001),
+    "path_sgd": pathsgd.path_sgd(0.01),
+    "path_sgd, p = 1": pathsgd.path_sgd(0.01, p=1),
+    "path_sgd, momentum": pathsgd.path_sgd(0.01, momentum=0.9),
+}
+
+
+def _params(widths):
+    kernels = [
+        jax.random.normal(jax.random.key(k), ends) / np.sqrt(ends[0])
+        for k, ends in enumerate(itertools.pairwise(widths))
+    ]
+    return {
+        f"Dense_{k}": {"kernel": kernel, "bias": jnp.zeros(kernel.shape[1])}
+        for k, kernel in enumerate(kernels)
+    }
+
+
+def _loss(params, images, labels):
+    *hidden, last = params.values()
+    for layer in hidden:
+        images = jax.nn.relu(images @ layer["kernel"] + layer["bias"])
+    logits = images @ last["kernel"] + last["bias"]
+    return jnp.mean(pathsgd.truncated_softmax_cross_entropy(logits, labels))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def _step(optimizer, params, state, images, labels):
+    grads = jax.grad(_loss)(params, images, labels)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
+
+
+def _batch():
+    images = jax.random.normal(jax.random.key(0), (BATCH, WIDTHS[0]))
+    return images, jnp.arange(BATCH) % WIDTHS[-1]
+
+
+def _seconds(function):
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    return time.perf_counter() - start
+
+
+def _report(benchmark, numbers):
+    benchmark.extra_info.update(numbers)
+    for name, number in numbers.items():
+        print(f"\n{name}: {number:.3f}", end="")
+
+
+@pytest.mark.benchmark(group="training step")
+def test_training_steps_interleaved(benchmark):
+    batch = _batch()
+    states = {}
+    for name, optimizer in OPTIMIZERS.items():
+        params = _params(WIDTHS)
+        states[name] = _step(optimizer, params, optimizer.init(params), *batch)
+    times = {name: [] for name in OPTIMIZERS}
+
+    def one_round():
+        for name, optimizer in OPTIMIZERS.items():
+            start = time.perf_counter()
+            states[name] = _step(optimizer, *states[name], *batch)
+            jax.block_until_ready(states[name])
+            times[name].append(time.perf_counter() - start)
+
+    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=2)
+    sgd = np.array(times["sgd"])
+    _report(
+        benchmark,
+        {"sgd, ms": 1000 * np.median(sgd)}
+        | {f"{name} / sgd": np.median(times[name] / sgd) for name in OPTIMIZERS},
+    )
+
+
+@pytest.mark.benchmark(group="memory")
+def test_memory_of_a_training_step(benchmark):
+    batch, params = _batch(), _params(WIDTHS)
+
+    def megabytes(name):
+        optimizer = OPTIMIZERS[name]
+        lowered = _step.lower(optimizer, params, optimizer.init(params), *batch)
+        return lowered.compile().memory_analysis().temp_size_in_bytes / 1e6
+
+    names = ("sgd", "adam", "path_sgd")
+    sizes = benchmark.pedantic(lambda: {n: megabytes(n) for n in names}, rounds=1)
+    _report(benchmark, {f"{name}, temporary MB": sizes[name] for name in names})
+
+
+@pytest.mark.benchmark(group="compilation")
+@pytest.mark.parametrize("p", [1, 2])
+def test_compilation_of_gamma(benchmark, p):
+    def first_call(depth):
+        jax.clear_caches()
+        params = _params((64,) * (depth + 1))
+        network = pathsgd.layered_network(params)
+        return _seconds(lambda: pathsgd.path_scaling(network, params, p))
+
+    def ratio():
+        return first_call(100) / first_call(10)
+
+    ratios = [ratio() for _ in range(4)]
+    benchmark.pedantic(ratio, rounds=1)
+    _report(benchmark, {f"100 layers / 10 layers, p = {p}": np.median(ratios)})

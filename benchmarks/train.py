@@ -1,0 +1,227 @@
+"""Trains a network with two hidden layers, and measures it after every epoch."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+import pathsgd_optax as pathsgd
+from benchmarks.datasets import Dataset
+
+
+INITS = ("balanced", "unbalanced")
+
+UNBALANCED_SHARE = 1 / 4
+"""Units picked to be unbalanced, for each hidden unit: 2000 of 8000 in the paper."""
+
+MEASURED_AT_ONCE = 1000
+"""Points whose hidden units are in memory together."""
+
+Params: TypeAlias = Any
+MakeOptimizer: TypeAlias = Callable[[float | jax.Array], optax.GradientTransformation]
+
+
+class Task(NamedTuple):
+    """What is learned, by what network, from what minibatches."""
+
+    dataset: Dataset
+    width: int
+    dropout: float
+    batch_size: int
+
+
+class Measurement(NamedTuple):
+    """The state of training after an epoch; a loss that diverged is not finite.
+
+    A point without finite outputs counts as an error. ``seconds`` are those of the
+    training alone; the first epoch of a program also compiles it.
+    """
+
+    epoch: int
+    train_loss: float
+    train_error: float
+    test_error: float
+    seconds: float
+
+
+class State(NamedTuple):
+    """What a training step changes."""
+
+    params: Params
+    optimizer: optax.OptState
+
+
+class MLP(nn.Module):
+    """Two hidden layers of ReLU units, in the paper's balanced initialisation."""
+
+    width: int
+    classes: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """The scores of each class, shape ``(..., classes)``."""
+        gaussian = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        for _ in range(2):
+            x = nn.relu(nn.Dense(self.width, kernel_init=gaussian)(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.classes, kernel_init=gaussian)(x)
+
+
+def train(
+    task: Task,
+    make_optimizer: MakeOptimizer,
+    learning_rate: float,
+    init: str,
+    seed: int,
+    epochs: int,
+) -> Iterator[Measurement]:
+    """Trains from a balanced or an unbalanced start.
+
+    The seed fixes the function that training starts at, the minibatches and the units
+    that are dropped, whatever the optimizer and the initialisation.
+
+    Args:
+      task: what to learn.
+      make_optimizer: makes the optimizer from a traced step size.
+      learning_rate: the step size.
+      init: one of `INITS`.
+      seed: the seed of all that is random.
+      epochs: how many epochs to train for.
+
+    Yields:
+      A measurement after each epoch.
+    """
+    dataset, model = task.dataset, model_of(task)
+    train_points = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
+    test_points = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
+    params = initialize(task, init, seed)
+    state = State(params, make_optimizer(learning_rate).init(params))
+    advance = functools.partial(
+        _train_epoch,
+        model=model,
+        make_optimizer=make_optimizer,
+        batch_size=task.batch_size,
+    )
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    for epoch in range(1, epochs + 1):
+        start = time.perf_counter()
+        epoch_key = jax.random.fold_in(key, epoch)
+        state = advance(state, learning_rate, epoch_key, *train_points)
+        jax.tree.leaves(state.params)[0].block_until_ready()
+        seconds = time.perf_counter() - start
+        train_loss, train_error = measure(model, state.params, *train_points)
+        _, test_error = measure(model, state.params, *test_points)
+        yield Measurement(epoch, train_loss, train_error, test_error, seconds)
+
+
+def model_of(task: Task) -> MLP:
+    """The network that is trained."""
+    return MLP(task.width, task.dataset.classes, task.dropout)
+
+
+def initialize(task: Task, init: str, seed: int) -> Params:
+    """The weights that training starts at; the function is that of the seed alone."""
+    key, unbalancing = jax.random.split(jax.random.key(seed))
+    params = _balanced(key, task.dataset.train_images[:1], model_of(task))
+    if init == "balanced":
+        return params
+    network = pathsgd.layered_network(params)
+    count = round(2 * task.width * UNBALANCED_SHARE)
+    return pathsgd.unbalance(network, params, unbalancing, count)
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _balanced(key: jax.Array, images: jax.Array, model: MLP) -> Params:
+    return model.init(key, images)["params"]
+
+
+def measure(
+    model: MLP, params: Params, images: jax.Array, labels: jax.Array
+) -> tuple[float, float]:
+    """The mean objective and the share of errors, without dropout."""
+    loss, wrong = _total(params, images, labels, model)
+    return float(loss), int(wrong) / len(labels)
+
+
+def fastest(errors: Mapping[float, Sequence[float]]) -> float:
+    """The step size that reaches the minimum validation error first.
+
+    Args:
+      errors: the validation error after each epoch, for each step size.
+
+    Returns:
+      The step size; the largest one of several that are equally fast.
+    """
+    return min(errors, key=lambda rate: (*_first_minimum(errors[rate]), -rate))
+
+
+def _first_minimum(errors: Sequence[float]) -> tuple[float, int]:
+    return min(errors), errors.index(min(errors))
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("model", "make_optimizer", "batch_size"),
+    donate_argnames="state",
+)
+def _train_epoch(
+    state: State,
+    learning_rate: jax.Array,
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+    *,
+    model: MLP,
+    make_optimizer: MakeOptimizer,
+    batch_size: int,
+) -> State:
+    """Runs through the points in a random order, in whole minibatches."""
+    optimizer = make_optimizer(learning_rate)
+
+    def step(state: State, batch: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
+        chosen, key = batch
+        grads = jax.grad(_objective)(
+            state.params, model, key, images[chosen], labels[chosen]
+        )
+        updates, memory = optimizer.update(grads, state.optimizer, state.params)
+        return State(optax.apply_updates(state.params, updates), memory), None
+
+    shuffling, dropping = jax.random.split(key)
+    steps = len(images) // batch_size
+    order = jax.random.permutation(shuffling, len(images))[: steps * batch_size]
+    batches = order.reshape(steps, batch_size), jax.random.split(dropping, steps)
+    return lax.scan(step, state, batches)[0]
+
+
+def _objective(
+    params: Params, model: MLP, key: jax.Array, images: jax.Array, labels: jax.Array
+) -> jax.Array:
+    logits = _apply(model, params, images, train=True, rngs={"dropout": key})
+    return jnp.mean(pathsgd.truncated_softmax_cross_entropy(logits, labels))
+
+
+def _apply(model: MLP, params: Params, images: jax.Array, **options: Any) -> jax.Array:
+    return cast(jax.Array, model.apply({"params": params}, images, **options))
+
+
+@functools.partial(jax.jit, static_argnames="model")
+def _total(
+    params: Params, images: jax.Array, labels: jax.Array, model: MLP
+) -> tuple[jax.Array, jax.Array]:
+    """The mean objective and the number of errors."""
+
+    def point(example: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        image, label = example
+        logits = _apply(model, params, image)
+        right = (jnp.argmax(logits) == label) & jnp.all(jnp.isfinite(logits))
+        return pathsgd.truncated_softmax_cross_entropy(logits, label), ~right
+
+    losses, wrong = lax.map(point, (images, labels), batch_size=MEASURED_AT_ONCE)
+    return jnp.mean(losses), jnp.sum(wrong)
