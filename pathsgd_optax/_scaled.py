@@ -43,7 +43,7 @@ def unscaled(x: Scaled) -> jax.Array:
 
 def log(x: Scaled) -> jax.Array:
     """The natural logarithm; -inf at 0."""
-    return jnp.log(x.mantissa) + x.exponent * math.log(2)
+    return jnp.log(x.mantissa) + x.exponent.astype(x.mantissa.dtype) * math.log(2)
 
 
 def scale_by_power_of_two(x: jax.Array, exponent: jax.Array) -> jax.Array:
@@ -81,7 +81,10 @@ def zero_after(arrays: Sequence[jax.Array]) -> jax.Array:
     copies first. It hides that it is 0, because XLA drops an optimization_barrier
     before it decides on copies.
     """
-    together = [jnp.zeros(1), *(jnp.ravel(x).astype(jnp.float32) for x in arrays)]
+    together = [
+        jnp.zeros(1, jnp.float32),
+        *(jnp.ravel(x).astype(jnp.float32) for x in arrays),
+    ]
     invalid = jnp.isnan(jnp.sum(jnp.concatenate(together)))
     return jnp.minimum(invalid.astype(jnp.int32), 0)
 

@@ -1,0 +1,42 @@
+"""Strict JAX, eight simulated devices, and double precision where a test asks for it.
+
+Tests run as users do, without x64, unless they carry the mark ``x64``.
+"""
+
+import os
+
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import settings
+
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+settings.register_profile("pathsgd", deadline=None, max_examples=10, derandomize=True)
+settings.load_profile("pathsgd")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "x64: run with jax_enable_x64.")
+
+
+@pytest.fixture(autouse=True)
+def _x64(request):
+    with jax.enable_x64(request.node.get_closest_marker("x64") is not None):
+        yield
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Handwritten digits: images (1797, 64) in [0, 1] and labels (1797,)."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return images / 16, labels.astype(np.int32)

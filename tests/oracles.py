@@ -1,0 +1,163 @@
+"""The paper's definitions the slow way, in float64 numpy.
+
+A network is a list of a kernel ``(fan_in, fan_out)`` and a bias, or None, per layer.
+A bias is an edge from a constant unit, which is unit ``fan_in`` of the layer below.
+"""
+
+import math
+
+import numpy as np
+
+
+def edges(layers):
+    """The weight of each edge, by its layer, source and target."""
+    weights = {}
+    for k, (kernel, bias) in enumerate(layers):
+        rows = kernel if bias is None else np.vstack([kernel, bias])
+        weights |= {(k, u, v): rows[u, v] for u, v in np.ndindex(rows.shape)}
+    return weights
+
+
+def paths(layers):
+    """Every path from an input, or a constant unit, to an output, as its edges."""
+    starts = [(0, unit) for unit in range(len(layers[0][0]))]
+    starts += [(k, len(w)) for k, (w, bias) in enumerate(layers) if bias is not None]
+    return [path for start in starts for path in _paths_from(*start, layers)]
+
+
+def _paths_from(k, unit, layers):
+    if k == len(layers):
+        return [()]
+    return [
+        ((k, unit, target), *rest)
+        for target in range(layers[k][0].shape[1])
+        for rest in _paths_from(k + 1, target, layers)
+    ]
+
+
+def path_vector(layers):
+    """pi(w)."""
+    weights = edges(layers)
+    return np.array([math.prod(weights[e] for e in path) for path in paths(layers)])
+
+
+def path_norm(layers, p):
+    """phi_p(w), equation (5)."""
+    return _norm(path_vector(layers), p)
+
+
+def path_scaling(layers, p):
+    """gamma_p(w, e) of each edge, equation (9), laid out like ``layers``."""
+    return _per_edge(layers, lambda others: _norm(others, p) ** 2)
+
+
+def path_norm_gradient(layers, p):
+    """The gradient of log phi_p, where one path alone is the largest if p is inf."""
+    phi = path_norm(layers, p)
+    others = _per_edge(layers, lambda others: _norm(others, p) / phi)
+    return [
+        tuple(
+            None if w is None else _slope(w, other, p)
+            for w, other in zip(*pair, strict=True)
+        )
+        for pair in zip(layers, others, strict=True)
+    ]
+
+
+def _slope(w, others, p):
+    if math.isinf(p):
+        on_best = np.isclose(np.abs(w) * others, 1, rtol=1e-12)
+        return np.divide(1, w, where=on_best, out=np.zeros_like(w))
+    return np.sign(w) * np.abs(w) ** (p - 1) * others**p
+
+
+def _per_edge(layers, reduce):
+    weights = edges(layers)
+    others = {edge: [] for edge in weights}
+    for path in paths(layers):
+        for k, edge in enumerate(path):
+            rest = path[:k] + path[k + 1 :]
+            others[edge].append(math.prod(weights[e] for e in rest))
+    values = {edge: reduce(products) for edge, products in others.items()}
+    result = []
+    for k, (kernel, bias) in enumerate(layers):
+        rows, columns = kernel.shape
+        table = np.array(
+            [
+                [values[k, u, v] for v in range(columns)]
+                for u in range(rows + (bias is not None))
+            ]
+        )
+        result.append((table[:rows], None if bias is None else table[rows]))
+    return result
+
+
+def _norm(x, p):
+    magnitudes = [abs(entry) for entry in x]
+    if math.isinf(p):
+        return max(magnitudes)
+    return math.fsum(entry**p for entry in magnitudes) ** (1 / p)
+
+
+def algorithm_1(layers, gradients, eta, p):
+    """One step of Algorithm 1, biases as paths from a constant unit."""
+    masses = [[abs(w) ** p if w is not None else None for w in pair] for pair in layers]
+    gamma_in, gamma_out = (
+        [np.ones(len(layers[0][0]))],
+        [np.ones(layers[-1][0].shape[1])],
+    )
+    for kernel, bias in masses:
+        gamma_in.append(gamma_in[-1] @ kernel + (0 if bias is None else bias))
+    for kernel, _ in reversed(masses):
+        gamma_out.insert(0, kernel @ gamma_out[0])
+    stepped = []
+    for k, ((kernel, bias), (dkernel, dbias)) in enumerate(
+        zip(layers, gradients, strict=True)
+    ):
+        gamma = np.outer(gamma_in[k] ** (2 / p), gamma_out[k + 1] ** (2 / p))
+        kernel = kernel - eta / gamma * dkernel
+        if bias is not None:
+            bias = bias - eta / gamma_out[k + 1] ** (2 / p) * dbias
+        stepped.append((kernel, bias))
+    return stepped
+
+
+def log_path_scaling(layers, p):
+    """log gamma_p of each edge and log phi_p, at any depth."""
+    with np.errstate(divide="ignore"):
+        logs = [
+            (np.log(abs(w)), None if b is None else np.log(abs(b))) for w, b in layers
+        ]
+    entering, leaving = [np.zeros(len(logs[0][0]))], [np.zeros(logs[-1][0].shape[1])]
+    for kernel, bias in logs:
+        rows = entering[-1][:, None] + kernel
+        rows = rows if bias is None else np.vstack([rows, bias])
+        entering.append(_log_norm(rows, p, axis=0))
+    for kernel, _ in reversed(logs):
+        leaving.insert(0, _log_norm(kernel + leaving[0], p, axis=1))
+    gamma = [
+        (
+            2 * (entering[k][:, None] + leaving[k + 1]),
+            None if bias is None else 2 * leaving[k + 1],
+        )
+        for k, (_, bias) in enumerate(logs)
+    ]
+    return gamma, _log_norm(entering[-1], p, axis=0)
+
+
+def _log_norm(x, p, axis):
+    peak = np.max(x, axis=axis, keepdims=True)
+    if not math.isinf(p):
+        shift = np.where(np.isfinite(peak), peak, 0)
+        with np.errstate(divide="ignore"):
+            total = np.sum(np.exp(p * (x - shift)), axis=axis, keepdims=True)
+            peak = shift + np.log(total) / p
+    return np.squeeze(peak, axis)
+
+
+def truncated_cross_entropy(scores, label):
+    """Footnote 2, of one example."""
+    margins = np.asarray(scores, np.float64) - np.float64(scores[label])
+    parabola = np.exp(-11) * np.maximum(margins + 13, 0) ** 2 / 4
+    others = np.where(margins >= -11, np.exp(margins), parabola)
+    return np.log1p(math.fsum(np.delete(others, label)))

@@ -1,0 +1,108 @@
+"""The figure, as matplotlib knows it."""
+
+import math
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from benchmarks.figures import COLOURS, draw_learning_curves, learning_curves
+from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.results import Record
+
+
+def records(optimizers=("sgd", "path_sgd"), seeds=1, dataset="digits", loss=None):
+    return [
+        Record(
+            dataset,
+            optimizer,
+            init,
+            0.0,
+            seed,
+            0.1,
+            epoch,
+            (seed + 1) / epoch if loss is None else loss,
+            0.1 * (seed + 1) / epoch,
+            0.2 * (seed + 1) / epoch,
+            0.01,
+        )
+        for optimizer in optimizers
+        for init in ("balanced", "unbalanced")
+        for seed in range(seeds)
+        for epoch in (1, 2, 3)
+    ]
+
+
+def test_there_is_a_row_a_data_set_and_a_column_a_quantity():
+    figure = learning_curves([*records(), *records(dataset="mnist")])
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "objective (cross-entropy)",
+        "training error",
+        "test error",
+    ] * 2
+    assert {axes.get_xlabel() for axes in figure.axes} == {"epoch"}
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["digits", "", "", "mnist", "", ""]
+    assert [axes.get_yscale() for axes in figure.axes[:3]] == [
+        "log",
+        "symlog",
+        "symlog",
+    ]
+
+
+def test_a_line_shows_the_median_over_the_seeds_on_their_range():
+    axes = learning_curves(records(("sgd",), seeds=3)).axes[0]
+    balanced, _ = axes.lines
+    np.testing.assert_allclose(balanced.get_xydata(), [[1, 2], [2, 1], [3, 2 / 3]])
+    band = axes.collections[0].get_paths()[0].vertices
+    at_two = band[band[:, 0] == 2, 1]
+    assert (at_two.min(), at_two.max()) == (0.5, 1.5)
+
+
+def test_one_seed_has_no_band():
+    assert not learning_curves(records()).axes[0].collections
+
+
+def test_colours_name_the_optimizer_and_dashes_the_start():
+    for axes in learning_curves(records()).axes:
+        looks = [(to_hex(line.get_color()), line.is_dashed()) for line in axes.lines]
+        sgd, path_sgd = (COLOURS[name].lower() for name in ("sgd", "path_sgd"))
+        assert looks == [
+            (sgd, False),
+            (sgd, True),
+            (path_sgd, False),
+            (path_sgd, True),
+        ]
+
+
+def test_every_optimizer_has_a_colour_of_its_own():
+    assert set(COLOURS) == set(OPTIMIZERS)
+    assert len(set(COLOURS.values())) == len(COLOURS)
+
+
+def test_the_legend_names_what_is_drawn():
+    (legend,) = learning_curves(records()).legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "SGD",
+        "Path-SGD",
+        "balanced start",
+        "unbalanced start",
+    ]
+
+
+@pytest.mark.parametrize("loss", [math.nan, 0.0])
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_losses_that_no_logarithm_has_leave_a_figure(tmp_path, loss, seeds):
+    path = tmp_path / "figure.png"
+    diverged = records(("adam",), seeds, loss=loss)
+    draw_learning_curves([*records(seeds=seeds), *diverged], path)
+    assert matplotlib.image.imread(path).std() > 0.05
+    draw_learning_curves(diverged, path)
+
+
+def test_a_loss_that_diverged_does_not_stretch_the_axes(tmp_path):
+    plain = learning_curves(records(seeds=2)).axes[0]
+    diverged = records(("adam",), seeds=2, loss=math.nan)
+    stretched = learning_curves([*records(seeds=2), *diverged]).axes[0]
+    assert plain.get_ylim() == stretched.get_ylim()

@@ -1,0 +1,229 @@
+"""The command: what it leaves, how it goes on, and what it refuses."""
+
+import itertools
+import json
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from benchmarks import datasets, train
+from benchmarks.datasets import Dataset
+from benchmarks.learning_curves import main
+from benchmarks.optimizers import OPTIMIZERS
+
+
+ARGUMENTS = [
+    "--width=6",
+    "--batch-size=10",
+    "--epochs=3",
+    "--search-epochs=2",
+    "--seeds=2",
+    "--optimizers=sgd",
+]
+
+RATES = (10.0, 0.1)
+
+
+@pytest.fixture(autouse=True)
+def _tiny(monkeypatch):
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(48, 4)).astype(np.float32)
+    labels = (images[:, 0] > 0).astype(np.int32)
+    dataset = Dataset("digits", images[:36], labels[:36], images[36:], labels[36:], 2)
+    monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: dataset)
+    for name in ("sgd", "path_sgd"):
+        short = OPTIMIZERS[name]._replace(learning_rates=RATES)
+        monkeypatch.setitem(OPTIMIZERS, name, short)
+
+
+def command(folder, *more):
+    return main([*ARGUMENTS, f"--output={folder}", *more])
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def results(folder):
+    """All that is recorded but times, in the order in which it was."""
+    recorded = lines(folder / "curves.jsonl")
+    for record in recorded:
+        assert record.pop("seconds") > 0
+    return recorded, lines(folder / "step_sizes.jsonl")
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Makes a command be interrupted in place of its n-th measurement."""
+    original = train.train
+
+    def interrupted_command(count, *arguments):
+        countdown = itertools.count(count, -1)
+
+        def interrupted(*run):
+            for measurement in original(*run):
+                if next(countdown) == 0:
+                    raise KeyboardInterrupt
+                yield measurement
+
+        with monkeypatch.context() as context:
+            context.setattr(train, "train", interrupted)
+            return command(*arguments)
+
+    return interrupted_command
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Makes any training fail."""
+
+    def refuse(*run):
+        raise AssertionError("trained what was recorded")
+
+    return lambda: monkeypatch.setattr(train, "train", refuse)
+
+
+def test_it_leaves_curves_step_sizes_and_a_picture(tmp_path, capsys):
+    assert command(tmp_path, "--optimizers", "sgd", "path_sgd") == 0
+    curves, step_sizes = results(tmp_path)
+    assert {
+        tuple(map(record.get, ("optimizer", "init", "seed", "epoch")))
+        for record in curves
+    } == set(itertools.product(("sgd", "path_sgd"), train.INITS, (0, 1), (1, 2, 3)))
+    assert len(curves) == 24
+    errors = {}
+    for candidate in step_sizes:
+        job = candidate["optimizer"], candidate["init"]
+        assert len(candidate["validation_errors"]) == 2
+        errors.setdefault(job, {})[candidate["learning_rate"]] = candidate[
+            "validation_errors"
+        ]
+    assert len(errors) == 4
+    for record in curves:
+        tried = errors[record["optimizer"], record["init"]]
+        assert record["learning_rate"] == train.fastest(tried)
+        assert set(tried) == set(RATES)
+    assert matplotlib.image.imread(tmp_path / "learning_curves.png").std() > 0.05
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("Path-SGD", "unbalanced", "test", "%"))
+
+
+def test_step_sizes_are_chosen_on_points_that_are_not_tested_on(tmp_path, monkeypatch):
+    seen, original = [], train.train
+
+    def watched(task, *arguments):
+        seen.append(task.dataset)
+        return original(task, *arguments)
+
+    monkeypatch.setattr(train, "train", watched)
+    command(tmp_path)
+    searched, trained = seen[0], seen[len(RATES)]
+    whole = datasets.load("digits")
+    assert [len(x) for x in searched[1:5]] == [30, 30, 6, 6]
+    assert trained is whole
+    points = np.concatenate([searched.train_images, searched.test_images])
+    assert sorted(map(bytes, points)) == sorted(map(bytes, whole.train_images))
+
+
+# Of each start, 4 measurements are of the search, 2 a line, and 6 of the curves.
+@pytest.mark.parametrize(
+    ("count", "recorded"), [(0, (0, 0)), (3, (0, 1)), (6, (2, 2)), (12, (6, 3))]
+)
+def test_an_interrupted_command_goes_on(tmp_path, interrupt, capsys, count, recorded):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    files = [part / "curves.jsonl", part / "step_sizes.jsonl"]
+    assert command(whole) == 0
+    capsys.readouterr()
+    assert interrupt(count, part) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    before = [path.read_bytes() if path.exists() else b"" for path in files]
+    assert tuple(content.count(b"\n") for content in before) == recorded
+    assert command(part) == 0
+    assert results(part) == results(whole)
+    for path, content in zip(files, before, strict=True):
+        assert path.read_bytes().startswith(content)
+
+
+def test_a_finished_command_trains_nothing(tmp_path, untrained):
+    command(tmp_path)
+    before = results(tmp_path)
+    (tmp_path / "learning_curves.png").unlink()
+    untrained()
+    assert command(tmp_path) == 0
+    assert results(tmp_path) == before
+    assert (tmp_path / "learning_curves.png").exists()
+
+
+@pytest.mark.parametrize("more", ["--epochs=5", "--seeds=3"])
+def test_more_of_the_same_is_appended(tmp_path, more):
+    extended, whole = tmp_path / "extended", tmp_path / "whole"
+    command(extended)
+    before = (extended / "curves.jsonl").read_bytes()
+    command(extended, more)
+    command(whole, more)
+    assert (extended / "curves.jsonl").read_bytes().startswith(before)
+    (curves, step_sizes), expected = results(extended), results(whole)
+    assert step_sizes == expected[1]
+    assert sorted(map(str, curves)) == sorted(map(str, expected[0]))
+
+
+def test_a_diverged_run_is_recorded_and_drawn(tmp_path, monkeypatch):
+    hopeless = OPTIMIZERS["sgd"]._replace(learning_rates=(1e30,))
+    monkeypatch.setitem(OPTIMIZERS, "sgd", hopeless)
+    assert command(tmp_path) == 0
+    curves, step_sizes = results(tmp_path)
+    assert {(r["train_loss"], r["test_error"]) for r in curves} == {(None, 1.0)}
+    assert [c["validation_errors"] for c in step_sizes] == [[1.0, 1.0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--width=0"], "--width: must be an integer above 0"),
+        (["--epochs=two"], "--epochs: must be an integer above 0"),
+        (["--seeds=-1"], "--seeds: must be an integer above 0"),
+        (["--dropout=1"], "--dropout: must be a number in [0, 1)"),
+        (["--dropout=half"], "--dropout: must be a number in [0, 1)"),
+        (["--dropout=nan"], "--dropout: must be a number in [0, 1)"),
+        (["--optimizers", "lion"], "invalid choice: 'lion'"),
+        (["--dataset=cifar"], "invalid choice: 'cifar'"),
+        (["--dataset=mnist"], "--data-dir"),
+        (
+            ["--dataset=mnist", "--data-dir=nowhere"],
+            "train-images-idx3-ubyte is missing",
+        ),
+        (["--batch-size=31"], "--batch-size 31 is more than the 30 points"),
+        (["--unknown"], "--unknown"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(tmp_path, capsys, arguments, message):
+    with pytest.raises(SystemExit) as end:
+        command(tmp_path / "results", *arguments)
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert printed.err.count("\n") == 1 and not printed.out
+    assert not (tmp_path / "results").exists()
+
+
+def test_other_settings_are_refused_and_nothing_is_changed(tmp_path, untrained, capsys):
+    command(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    untrained()
+    capsys.readouterr()
+    for setting in ("--width=7", "--batch-size=9", "--search-epochs=1"):
+        with pytest.raises(SystemExit) as end:
+            command(tmp_path, setting)
+        assert end.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path, capsys):
+    path = tmp_path / "file"
+    path.touch()
+    with pytest.raises(SystemExit) as end:
+        command(path)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1

@@ -1,0 +1,82 @@
+"""Networks as values: immutable, hashable, and clear about their parameters."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import pathsgd_optax as pathsgd
+from tests import networks
+
+
+def test_the_summary_tells_each_leaf_its_path_shape_role_and_uses():
+    tree = networks.linen_tree(networks.ScanMLP(3, (4,), use_bias=False), 5)
+    tree["Dense_1"]["bias"] = jnp.zeros(2)
+    assert pathsgd.layered_network(tree).summary().splitlines() == [
+        "parameter                             shape      role    uses",
+        "['Dense_0']['kernel']                 (5, 4)     kernel  1",
+        "['Dense_1']['bias']                   (2,)       bias    1",
+        "['Dense_1']['kernel']                 (4, 2)     kernel  1",
+        "['ScanBlock_0']['Dense_0']['kernel']  (3, 4, 4)  kernel  1",
+    ]
+
+
+def test_parameters_are_in_the_order_of_the_leaves():
+    params = networks.dense_tree(tuple(range(2, 15)))
+    parameters = pathsgd.layered_network(params).parameters
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    assert [(p.path, p.shape) for p in parameters] == [
+        (jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves
+    ]
+    assert all(isinstance(entry, pathsgd.Parameter) for entry in parameters)
+
+
+def test_networks_of_equal_trees_are_equal_and_of_others_not():
+    trees = [networks.dense_tree((3, 4, 2), seed=seed) for seed in range(2)]
+    first, second = map(pathsgd.layered_network, trees)
+    other = pathsgd.layered_network(networks.dense_tree((3, 5, 2)))
+    assert first == second and hash(first) == hash(second)
+    assert first != other
+    assert len({first, second, other}) == 2
+
+
+def test_networks_are_immutable():
+    network = pathsgd.layered_network(networks.dense_tree((3, 4, 2)))
+    assert isinstance(network, pathsgd.LayeredNetwork)
+    for field in dataclasses.fields(network):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(network, field.name, None)
+
+
+def test_networks_hold_no_arrays():
+    network = pathsgd.layered_network(networks.dense_tree((3, 4, 2)))
+    values = [getattr(network, field.name) for field in dataclasses.fields(network)]
+    assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(values))
+
+
+def test_a_network_is_a_static_argument_that_compiles_once():
+    traces = []
+
+    @jax.jit(static_argnames="network")
+    def measure(network, params):
+        traces.append(network)
+        return pathsgd.log_path_norm(network, params)
+
+    for seed in range(3):
+        params = networks.dense_tree((3, 4, 2), seed=seed)
+        measure(pathsgd.layered_network(params), params)
+    assert len(traces) == 1
+
+
+def test_a_network_can_be_made_under_jit():
+    params = networks.dense_tree((3, 4, 2))
+    network = pathsgd.layered_network(params)
+
+    @jax.jit
+    def measure(params):
+        assert pathsgd.layered_network(params) == network
+        return pathsgd.path_norm(pathsgd.layered_network(params), params)
+
+    phi = float(pathsgd.path_norm(network, params))
+    assert measure(params) == pytest.approx(phi, rel=1e-6)

@@ -1,0 +1,241 @@
+"""Ranges and precision: deep networks, spread weights, dead units, large layers."""
+
+import itertools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import pathsgd_optax as pathsgd
+from tests import networks, oracles
+
+
+DEPTH, WIDTH = 200, 64
+
+
+def _deep(p, bias=False):
+    """Kernels of a stack of layers, and biases, as `nn.scan` lays them out."""
+    shapes = {"kernel": networks.spec(DEPTH, WIDTH, WIDTH)}
+    if bias:
+        shapes["bias"] = networks.spec(DEPTH, WIDTH)
+    return {"Scan_0": {"Dense_0": networks.random_like(shapes, seed=p)}}
+
+
+def _spread_units(rng):
+    """What multiplies each kernel if each hidden unit is rescaled by 1e-10 to 1e10."""
+    c = 10 ** rng.uniform(-10, 10, (DEPTH + 1, WIDTH))
+    c[0] = c[-1] = 1
+    return c[1:, None, :] / c[:-1, :, None]
+
+
+def _spread_weights(rng):
+    """What multiplies each kernel if each weight is scaled by 1e-10 to 1e10."""
+    return 10 ** rng.uniform(-10, 10, (DEPTH, WIDTH, WIDTH))
+
+
+def _layers(params):
+    module = params["Scan_0"]["Dense_0"]
+    kernels = np.asarray(module["kernel"], np.float64)
+    biases = np.asarray(module.get("bias", [None] * DEPTH))
+    return list(zip(kernels, biases, strict=True))
+
+
+def _deep_steps(network, p):
+    normalized = pathsgd.scale_by_path_norm(network, p, normalize=True)
+    plain = pathsgd.scale_by_path_norm(network, p)
+
+    @jax.jit
+    def run(params, gradients):
+        return (
+            pathsgd.log_path_norm(network, params, p),
+            normalized.update(gradients, normalized.init(params), params)[0],
+            plain.update(gradients, plain.init(params), params)[0],
+        )
+
+    return run
+
+
+def _assert_deep_step(step, params, gradients, p):
+    log_phi, updates, unnormalized = step
+    log_gamma, expected = oracles.log_path_scaling(_layers(params), p)
+    np.testing.assert_allclose(log_phi, expected, rtol=1e-4)
+    for kind, leaf in updates["Scan_0"]["Dense_0"].items():
+        logs = np.stack([pair[kind == "bias"] for pair in log_gamma])
+        gradient = np.asarray(gradients["Scan_0"]["Dense_0"][kind], np.float64)
+        assert np.isfinite(leaf).all()
+        wanted = gradient * np.exp(2 * expected - logs)
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-4)
+        assert not np.isnan(unnormalized["Scan_0"]["Dense_0"][kind]).any()
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_200_layers_are_within_1e_4_of_float64(p):
+    params = _deep(p)
+    gradients = networks.random_like(params, seed=3)
+    run = _deep_steps(pathsgd.layered_network(params), p)
+    rng = np.random.default_rng(4)
+    weights, units = _spread_weights(rng), _spread_units(rng)
+    for scale, slope in ((1.0, 1.0), (weights, 1.0), (units, 1 / units)):
+        spread, slopes = (
+            jax.tree.map(lambda leaf, c=c: leaf * jnp.asarray(c, jnp.float32), tree)
+            for tree, c in ((params, scale), (gradients, slope))
+        )
+        _assert_deep_step(run(spread, slopes), spread, slopes, p)
+
+
+def test_200_layers_with_biases_are_within_1e_4_of_float64():
+    params = _deep(2, bias=True)
+    gradients = networks.random_like(params, seed=3)
+    run = _deep_steps(pathsgd.layered_network(params), 2)
+    _assert_deep_step(run(params, gradients), params, gradients, 2)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_200_layers_of_their_own_are_those_of_a_stack(p):
+    stacked = _deep(p)
+    flat = {f"Dense_{k}": {"kernel": w} for k, (w, _) in enumerate(_layers(stacked))}
+    flat = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), flat)
+    log_phi = pathsgd.log_path_norm(pathsgd.layered_network(flat), flat, p)
+    expected = oracles.log_path_scaling(_layers(stacked), p)[1]
+    np.testing.assert_allclose(log_phi, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_norm_of_200_layers_is_beyond_float32(p):
+    params = jax.tree.map(lambda w: 2 * w, _deep(p))
+    network = pathsgd.layered_network(params)
+    assert np.isinf(pathsgd.path_norm(network, params, p))
+    assert np.isfinite(pathsgd.log_path_norm(network, params, p))
+    gamma = jax.tree.leaves(pathsgd.path_scaling(network, params, p))
+    assert all(np.isinf(leaf).all() for leaf in gamma)
+
+
+def _kill_incoming(params):
+    for kind in params["Dense_1"]:
+        leaf = params["Dense_1"][kind]
+        params["Dense_1"][kind] = leaf.at[..., 0].set(0)
+
+
+def _kill_outgoing(params):
+    kernel = params["Dense_1"]["kernel"]
+    params["Dense_1"]["kernel"] = kernel.at[1].set(0)
+
+
+def _kill_layer(params):
+    params["Dense_1"] = jax.tree.map(jnp.zeros_like, params["Dense_1"])
+
+
+def _kill_first_kernel(params):
+    params["Dense_0"]["kernel"] = jnp.zeros_like(params["Dense_0"]["kernel"])
+
+
+def _kill_everything(params):
+    params |= jax.tree.map(jnp.zeros_like, params)
+
+
+KILLS = [
+    _kill_incoming,
+    _kill_outgoing,
+    _kill_layer,
+    _kill_first_kernel,
+    _kill_everything,
+]
+
+
+@pytest.mark.parametrize(
+    "p, bias",
+    [(1, False), (2, False), (1, True), (2, True), (3.5, True), (jnp.inf, True)],
+)
+def test_updates_are_exactly_zero_where_no_path_runs(p, bias):
+    network = pathsgd.layered_network(networks.dense_tree((3, 4, 3, 2), bias))
+    plain = pathsgd.scale_by_path_norm(network, p)
+    normalized = pathsgd.scale_by_path_norm(network, p, normalize=True)
+
+    @jax.jit
+    def run(params):
+        ones = jax.tree.map(jnp.ones_like, params)
+        return (
+            plain.update(ones, plain.init(params), params)[0],
+            normalized.update(ones, normalized.init(params), params)[0],
+        )
+
+    for kill in KILLS:
+        params = networks.dense_tree((3, 4, 3, 2), bias, seed=2)
+        kill(params)
+        layers = networks.layers(params)
+        gamma = networks.tree_like(params, oracles.path_scaling(layers, p))
+        if kill is not _kill_first_kernel:
+            assert any(np.any(leaf == 0) for leaf in jax.tree.leaves(gamma))
+        expected = jax.tree.map(
+            lambda g: np.divide(1, g, where=g != 0, out=np.zeros_like(g)), gamma
+        )
+        phi = oracles.path_norm(layers, p)
+        relative = jax.tree.map(lambda u, phi=phi: u * phi**2, expected)
+        chex.assert_trees_all_close(
+            run(params), (expected, relative), rtol=1e-5, atol=0
+        )
+
+
+@pytest.mark.parametrize("p", [1, 2, 3.5, 4, jnp.inf])
+def test_large_layers_agree_with_float64(p):
+    params = networks.dense_tree((3, 1024, 1100, 784, 1400, 2), seed=3)
+    network = pathsgd.layered_network(params)
+    log_gamma, log_phi = oracles.log_path_scaling(networks.layers(params), p)
+    gamma = networks.tree_like(params, jax.tree.map(np.exp, log_gamma))
+    measured = pathsgd.path_scaling(network, params, p)
+    chex.assert_trees_all_close(measured, gamma, rtol=1e-5, atol=0)
+    phi = pathsgd.path_norm(network, params, p)
+    np.testing.assert_allclose(phi, np.exp(log_phi), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "widths, p",
+    [
+        ((5, 6, 7, 3), 1),
+        ((5, 6, 7, 3), 2),
+        ((5, 6, 7, 3), 3.5),
+        ((5, 6, 7, 3), jnp.inf),
+        ((3, 1024, 1100, 2), 2),
+        ((3, 1024, 1100, 2), 3.5),
+    ],
+    ids=str,
+)
+def test_powers_of_two_change_no_other_bit_of_gamma(widths, p):
+    params = networks.dense_tree(widths, seed=4)
+    network = pathsgd.layered_network(params)
+    rng = np.random.default_rng(5)
+    c = [2.0 ** rng.integers(-9, 10, width) for width in widths[1:-1]]
+    c = [np.ones(widths[0]), *c, np.ones(widths[-1])]
+    factors = [
+        (target / source[:, None], target) for source, target in itertools.pairwise(c)
+    ]
+    factors = jax.tree.map(lambda f: jnp.asarray(f, np.float32), factors)
+    factors = networks.tree_like(params, factors)
+    rescaled = jax.tree.map(jnp.multiply, params, factors)
+    gamma = pathsgd.path_scaling(network, params, p)
+    expected = jax.tree.map(lambda g, f: g / f**2, gamma, factors)
+    chex.assert_trees_all_equal(pathsgd.path_scaling(network, rescaled, p), expected)
+    phi = pathsgd.path_norm(network, params, p)
+    assert pathsgd.path_norm(network, rescaled, p) == phi
+
+
+@pytest.mark.parametrize("p", [1, 2, 3.5, jnp.inf])
+def test_weights_at_the_ends_of_float32_neither_overflow_nor_vanish(p):
+    ends = [1e30, 1e-30, 3e37, 2e-37]
+    params = {
+        f"Dense_{k}": {"kernel": jnp.full((2, 2), end, jnp.float32)}
+        for k, end in enumerate(ends)
+    }
+    network = pathsgd.layered_network(params)
+    log_gamma, log_phi = oracles.log_path_scaling(networks.layers(params), p)
+    np.testing.assert_allclose(
+        pathsgd.path_norm(network, params, p), np.exp(log_phi), 1e-5
+    )
+    gamma = pathsgd.path_scaling(network, params, p)
+    for module, (log, _) in zip(networks.in_order(gamma), log_gamma, strict=True):
+        if np.abs(log).max() < 80:
+            np.testing.assert_allclose(module["kernel"], np.exp(log), 1e-5)
+        else:
+            assert np.all(module["kernel"] == (np.inf if log.max() > 0 else 0))
