@@ -37,7 +37,19 @@ Step: TypeAlias = Callable[[Scaled, Sequence[Weights]], tuple[Scaled, list[Scale
 
 @dataclass(frozen=True)
 class LayeredNetwork:
-    """A fully connected network, made by `layered_network`; immutable and hashable."""
+    """A fully connected network: which weights lie on which paths.
+
+    Made by `layered_network` and read by the measures and transformations; immutable,
+    hashable and without arrays.
+
+    Example:
+      >>> import jax
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"Dense_0": {"kernel": jax.numpy.ones((3, 5))},
+      ...           "Dense_1": {"kernel": jax.numpy.ones((5, 2))}}
+      >>> pathsgd.layered_network(params).widths
+      (3, 5, 2)
+    """
 
     treedef: jax.tree_util.PyTreeDef
     segments: tuple[Segment, ...]

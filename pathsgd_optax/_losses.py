@@ -61,7 +61,8 @@ def truncated_softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax
 
 def _truncated_exp(x: jax.Array, peak: jax.Array) -> jax.Array:
     """f(x) * exp(-peak)."""
-    exponential = jnp.exp(jnp.maximum(x, THRESHOLD) - peak)
+    # Not jnp.maximum: it has half the slope at the threshold.
+    exponential = jnp.exp(jnp.where(x >= THRESHOLD, x, THRESHOLD) - peak)
     reach = THRESHOLD - VANISHING
     parabola = math.exp(THRESHOLD) * jnp.square(jax.nn.relu(x - VANISHING) / reach)
     return jnp.where(x >= THRESHOLD, exponential, parabola * jnp.exp(-peak))

@@ -18,7 +18,15 @@ range where the result is not. They are 0 where no path runs.
 
 
 class Parameter(NamedTuple):
-    """How one leaf of the parameter tree takes part in the network's paths."""
+    """How one leaf of the parameter tree takes part in the network's paths.
+
+    Example:
+      >>> import jax
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"Dense_0": {"kernel": jax.numpy.ones((3, 5))}}
+      >>> pathsgd.layered_network(params).parameters[0].role
+      'kernel'
+    """
 
     path: str
     shape: tuple[int, ...]
@@ -29,7 +37,15 @@ class Parameter(NamedTuple):
 class PathNetwork(Protocol):
     """The paths of a network, found once, from shapes alone; immutable and hashable.
 
-    Transformations and measures know a network by these four members only.
+    Transformations and path measures know a network by these members only.
+
+    Example:
+      >>> import jax
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"Dense_0": {"kernel": jax.numpy.ones((3, 5))}}
+      >>> network: pathsgd.PathNetwork = pathsgd.layered_network(params)
+      >>> hash(network) == hash(pathsgd.layered_network(params))
+      True
     """
 
     @property

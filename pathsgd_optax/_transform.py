@@ -49,7 +49,7 @@ def scale_by_path_norm(
         learning rate carries over between depths. It makes updates finite where
         :math:`\phi_p` itself is beyond the floating-point range.
       damping: added to the scaling that is divided by. An absolute number breaks the
-        invariance to rescaling.
+        invariance to rescaling, and moves weights that no path runs through.
 
     Returns:
       The transformation; its update needs ``params``.
@@ -134,10 +134,9 @@ def _check_updates(updates: optax.Updates, params: Params) -> None:
 
 
 def _damped(factors: Factors, damping: float) -> Factors:
-    """1 / sqrt(gamma + damping), and 0 where no path runs."""
-    inverse = functools.reduce(jnp.multiply, factors)
-    damped = reciprocal(jnp.hypot(reciprocal(inverse), damping**0.5))
-    return (jnp.where(inverse == 0, 0, damped),)
+    """1 / sqrt(gamma + damping)."""
+    root = reciprocal(functools.reduce(jnp.multiply, factors))
+    return (1 / jnp.hypot(root, damping**0.5),)
 
 
 def _multiply(update: jax.Array, factors: Factors, exponent: float) -> jax.Array:

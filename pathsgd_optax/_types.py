@@ -47,4 +47,5 @@ def check_non_negative(value: float, name: str) -> float:
 
 def path_dtype(*leaves: jax.Array) -> jnp.dtype:
     """The dtype in which the leaves' path values are computed: float32 or wider."""
-    return jnp.result_type(jnp.float32, *(leaf.dtype for leaf in leaves))
+    dtypes = [jnp.dtype(jnp.float32), *(leaf.dtype for leaf in leaves)]
+    return max(dtypes, key=lambda dtype: dtype.itemsize)

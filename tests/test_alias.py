@@ -57,11 +57,11 @@ def _start(dtype=np.float32):
     return params, pathsgd.layered_network(params)
 
 
-def _rescaled(network, params):
-    """Rescales each hidden unit by a power of two between 2**-8 and 2**8."""
+def _rescaled(network, params, spread=8):
+    """Rescales each hidden unit by a power of two from 2**-spread to 2**spread."""
     rng = np.random.default_rng(2)
     for layer, width in enumerate(WIDTHS[1:-1]):
-        c = jnp.asarray(2.0 ** rng.integers(-8, 9, width), jnp.float32)
+        c = jnp.asarray(2.0 ** rng.integers(-spread, spread + 1, width), jnp.float32)
         params = pathsgd.rescale(network, params, layer, jnp.arange(width), c)
     return params
 
@@ -84,15 +84,20 @@ def test_rescalings_change_no_other_bit_at_any_order(p, digits):
     _assert_same_bits(pathsgd.path_sgd(rate, p=p, momentum=0.5), digits)
 
 
-def _assert_same_bits(optimizer, digits):
+def test_large_rescalings_change_no_other_bit_either(digits):
+    _assert_same_bits(PATH_SGD["plain"], digits, spread=26)
+
+
+def _assert_same_bits(optimizer, digits, spread=8):
     params, network = _start()
     train = _trainer(optimizer, digits, np.float32)
     balanced, losses = train(params)
-    unbalanced, same_losses = train(_rescaled(network, params))
+    unbalanced, same_losses = train(_rescaled(network, params, spread))
     assert np.isfinite(losses).all()
     assert losses[-20:].mean() < 0.8 * losses[:20].mean()
     chex.assert_trees_all_equal(_bits(same_losses), _bits(losses))
-    chex.assert_trees_all_equal(_bits(unbalanced), _bits(_rescaled(network, balanced)))
+    expected = _rescaled(network, balanced, spread)
+    chex.assert_trees_all_equal(_bits(unbalanced), _bits(expected))
 
 
 @pytest.mark.parametrize("optimizer", CONTROLS.values(), ids=CONTROLS)

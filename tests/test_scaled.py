@@ -191,22 +191,23 @@ def test_large_layers_agree_with_float64(p):
 
 
 @pytest.mark.parametrize(
-    "widths, p",
+    "widths, p, spread",
     [
-        ((5, 6, 7, 3), 1),
-        ((5, 6, 7, 3), 2),
-        ((5, 6, 7, 3), 3.5),
-        ((5, 6, 7, 3), jnp.inf),
-        ((3, 1024, 1100, 2), 2),
-        ((3, 1024, 1100, 2), 3.5),
+        ((5, 6, 7, 3), 1, 9),
+        ((5, 6, 7, 3), 2, 9),
+        ((5, 6, 7, 3), 2, 26),
+        ((5, 6, 7, 3), 3.5, 9),
+        ((5, 6, 7, 3), jnp.inf, 26),
+        ((3, 1024, 1100, 2), 2, 9),
+        ((3, 1024, 1100, 2), 3.5, 26),
     ],
     ids=str,
 )
-def test_powers_of_two_change_no_other_bit_of_gamma(widths, p):
+def test_powers_of_two_change_no_other_bit_of_gamma(widths, p, spread):
     params = networks.dense_tree(widths, seed=4)
     network = pathsgd.layered_network(params)
     rng = np.random.default_rng(5)
-    c = [2.0 ** rng.integers(-9, 10, width) for width in widths[1:-1]]
+    c = [2.0 ** rng.integers(-spread, spread + 1, width) for width in widths[1:-1]]
     c = [np.ones(widths[0]), *c, np.ones(widths[-1])]
     factors = [
         (target / source[:, None], target) for source, target in itertools.pairwise(c)
