@@ -15,8 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pathsgd_optax._scaled import combine, norm
+from pathsgd_optax._scaled import combine, magnitude, norm
 
+
+LIFT = 2.0**32
+"""What the largest norm, about 1, is multiplied by to give small squares more room."""
 
 LARGE = 2**20
 """The entries from which on a kernel is beyond the processor's caches."""
@@ -34,8 +37,8 @@ def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     Returns:
       Array of ``x``'s dtype, of the other axis' size.
     """
-    if p == 2:
-        return _root(_sum_of_squares(kernel, x, axis), kernel, x, axis)
+    if p == 2 and kernel.size >= LARGE:
+        return _root(_sum_of_squares(kernel, LIFT * x, axis), kernel, x, axis)
     return _norm(kernel, x, p, axis)
 
 
@@ -43,18 +46,16 @@ def contract_both(
     kernel: jax.Array, sources: jax.Array, targets: jax.Array, p: float
 ) -> tuple[jax.Array, jax.Array]:
     """`contract` of ``sources`` along axis 0, and of ``targets`` along axis 1."""
-    if p != 2:
+    if p != 2 or kernel.size < LARGE:
         return contract(kernel, sources, p, 0), contract(kernel, targets, p, 1)
-    squares = _on_cpu(_both_blocked, _both, kernel.size)
-    forward, backward = squares(kernel, sources, targets)
+    squares = _on_cpu(_both_blocked, _both)
+    forward, backward = squares(kernel, LIFT * sources, LIFT * targets)
     return _root(forward, kernel, sources, 0), _root(backward, kernel, targets, 1)
 
 
 def _on_cpu(
-    blocked: Callable[..., Any], plain: Callable[..., Any], size: int
+    blocked: Callable[..., Any], plain: Callable[..., Any]
 ) -> Callable[..., Any]:
-    if size < LARGE:
-        return plain
     return functools.partial(lax.platform_dependent, cpu=blocked, default=plain)
 
 
@@ -70,13 +71,13 @@ def _sum_of_squares(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
 
 
 def _root(squares: jax.Array, kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
-    """The root of a sum of squares, or, where they are out of range, the norm."""
+    """The root of a lifted sum of squares, or the norm where they are out of range."""
     info = jnp.finfo(squares.dtype)
     lowest = float(info.tiny) / float(info.eps) ** 2
     in_range = jnp.all((squares > lowest) & (squares < jnp.inf))
     return lax.cond(
         in_range,
-        lambda: jnp.sqrt(jnp.where(in_range, squares, 1)),
+        lambda: jnp.sqrt(jnp.where(in_range, squares, 1)) / LIFT,
         lambda: _norm(kernel, x, 2.0, axis),
     )
 
@@ -125,11 +126,13 @@ def _both_blocked(
 def _norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     plain = functools.partial(_plain_norm, p=p, axis=axis)
     folded = functools.partial(_folded_norm, p=p, axis=axis)
-    return _on_cpu(plain if math.isinf(p) else folded, plain, kernel.size)(kernel, x)
+    if math.isinf(p) or kernel.size < LARGE:
+        return plain(kernel, x)
+    return _on_cpu(folded, plain)(kernel, x)
 
 
 def _plain_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
-    return norm(jnp.abs(_edges(kernel, x, axis)), p, axis)
+    return norm(magnitude(_edges(kernel, x, axis)), p, axis)
 
 
 def _folded_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
@@ -143,7 +146,7 @@ def _folded_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Ar
         _edges(lax.index_in_dim(kernel, k, axis + 1, keepdims=False), part, axis)
         for k, part in enumerate(jnp.reshape(x, (-1, fold)).T)
     ]
-    return norm(combine([jnp.abs(part) for part in slices], p), p, axis)
+    return norm(combine([magnitude(part) for part in slices], p), p, axis)
 
 
 def _divisor(n: int, limit: int) -> int:

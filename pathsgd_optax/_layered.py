@@ -22,6 +22,7 @@ from pathsgd_optax._network import Factors, Parameter, summarize
 from pathsgd_optax._scaled import (
     Scaled,
     add,
+    magnitude,
     norm,
     powers_of_two,
     reciprocal,
@@ -234,7 +235,7 @@ def _run(
 def _with_bias(units: Scaled, bias: jax.Array | None, p: float) -> Scaled:
     if bias is None:
         return units
-    return add(units, scaled(jnp.abs(bias).astype(units.mantissa.dtype)), p)
+    return add(units, scaled(magnitude(bias).astype(units.mantissa.dtype)), p)
 
 
 def _ones(width: int, leaves: Sequence[jax.Array]) -> Scaled:
@@ -305,10 +306,10 @@ def _factors(
     source = reciprocal(unit_in.mantissa)
     target = scale.mantissa * reciprocal(unit_out.mantissa)
     unit = scale.exponent - unit_out.exponent
-    edge = powers_of_two(unit - unit_in.exponent, dtype)
-    kernel = (
-        source[..., None],
-        target[..., None, :],
-        *(x[..., None, None] for x in edge),
+    low, high = (
+        x[..., None, None] for x in powers_of_two(unit - unit_in.exponent, dtype)
     )
-    return kernel, (target, *(x[..., None] for x in powers_of_two(unit, dtype)))
+    # Powers of two between the mantissas keep products of unbalanced weights in range.
+    kernel = low, source[..., None], high, target[..., None, :]
+    low, high = (x[..., None] for x in powers_of_two(unit, dtype))
+    return kernel, (low, target, high)

@@ -235,4 +235,4 @@ def _incoming_norms(
     weights = contract(kernel, jnp.ones(kernel.shape[0], dtype), p, axis=0)
     if bias is None:
         return weights
-    return _scaled.combine([weights, jnp.abs(bias).astype(dtype)], p)
+    return _scaled.combine([weights, _scaled.magnitude(bias).astype(dtype)], p)

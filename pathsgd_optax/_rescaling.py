@@ -232,8 +232,9 @@ def _apply(
 def _rescaled(weights: Weights, source: jax.Array, target: jax.Array) -> Weights:
     kernel, bias = weights
     rescaled = kernel.astype(source.dtype) / source[:, None] * target[None, :]
-    shifted = None if bias is None else (bias * target).astype(bias.dtype)
-    return rescaled.astype(kernel.dtype), shifted
+    if bias is not None:
+        bias = (bias.astype(target.dtype) * target).astype(bias.dtype)
+    return rescaled.astype(kernel.dtype), bias
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p"))

@@ -31,9 +31,10 @@ class Scaled(NamedTuple):
 def scaled(mantissa: jax.Array, exponent: jax.Array | int = 0) -> Scaled:
     """Moves the magnitude of the largest entry of ``mantissa`` into the exponent."""
     peak = jnp.max(lax.stop_gradient(mantissa), initial=0)
-    shift = jnp.frexp(peak)[1]
+    largest = -jnp.finfo(peak.dtype).minexp
+    shift = jnp.clip(_exponent(peak), -largest, largest)
     exponent = jnp.where(peak != 0, exponent + shift, ZERO_EXPONENT)
-    return Scaled(scale_by_power_of_two(mantissa, -shift), exponent)
+    return Scaled(mantissa * _power_of_two(-shift, peak.dtype), exponent)
 
 
 def unscaled(x: Scaled) -> jax.Array:
@@ -57,15 +58,34 @@ def powers_of_two(exponent: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax
 
     What they leave out is out of the range of any product of theirs, too.
     """
-    info = jnp.finfo(dtype)
-    half = exponent // 2
-    low, high = (
-        jnp.ldexp(
-            jnp.ones_like(part, dtype), jnp.clip(part, info.minexp, info.maxexp - 1)
-        )
-        for part in (half, exponent - half)
-    )
-    return lax.stop_gradient(low), lax.stop_gradient(high)
+    half = exponent >> 1
+    return _power_of_two(half, dtype), _power_of_two(exponent - half, dtype)
+
+
+def _power_of_two(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """``2**exponent``, clipped to the normal numbers, by writing the exponent's bits.
+
+    jnp.ldexp takes tens of operations, which XLA repeats wherever the result is used.
+    """
+    info, integer = jnp.finfo(dtype), _integer(dtype)
+    biased = jnp.clip(exponent, info.minexp, info.maxexp - 1) - info.minexp + 1
+    return lax.bitcast_convert_type(biased.astype(integer) << info.nmant, dtype)
+
+
+def _exponent(x: jax.Array) -> jax.Array:
+    """The int32 that brings ``x * 2**-exponent`` to [0.5, 1), for a normal x > 0."""
+    info, integer = jnp.finfo(x.dtype), _integer(x.dtype)
+    biased = lax.bitcast_convert_type(x, integer) >> info.nmant
+    return biased.astype(jnp.int32) + info.minexp
+
+
+def _integer(dtype: jnp.dtype) -> jnp.dtype:
+    return jnp.dtype(f"int{8 * dtype.itemsize}")
+
+
+def magnitude(x: jax.Array) -> jax.Array:
+    """``abs(x)``, with slope 0 at 0, where jnp.abs has 1."""
+    return lax.stop_gradient(jnp.sign(x)) * x
 
 
 def reciprocal(x: jax.Array) -> jax.Array:
