@@ -306,10 +306,15 @@ def _factors(
     source = reciprocal(unit_in.mantissa)
     target = scale.mantissa * reciprocal(unit_out.mantissa)
     unit = scale.exponent - unit_out.exponent
-    low, high = (
-        x[..., None, None] for x in powers_of_two(unit - unit_in.exponent, dtype)
+    low, high = powers_of_two(unit - unit_in.exponent, dtype)
+    kernel = (
+        _finite(source * low[..., None])[..., :, None],
+        _finite(target * high[..., None])[..., None, :],
     )
-    # Powers of two between the mantissas keep products of unbalanced weights in range.
-    kernel = low, source[..., None], high, target[..., None, :]
-    low, high = (x[..., None] for x in powers_of_two(unit, dtype))
-    return kernel, (low, target, high)
+    low, high = powers_of_two(unit, dtype)
+    return kernel, (_finite(target * low[..., None]), high[..., None])
+
+
+def _finite(x: jax.Array) -> jax.Array:
+    """Saturated, so that its product with a gradient of 0 is 0."""
+    return jnp.minimum(x, jnp.finfo(x.dtype).max)

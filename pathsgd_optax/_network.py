@@ -13,7 +13,7 @@ Factors: TypeAlias = tuple[jax.Array, ...]
 """Non-negative factors of 1 / sqrt(gamma) of one leaf, which broadcast to its shape.
 
 A gradient is multiplied by one after the other, because their product may be out of
-range where the result is not. They are 0 where no path runs.
+range where the result is not. They are finite, and one is 0 where no path runs.
 """
 
 

@@ -140,10 +140,8 @@ def _damped(factors: Factors, damping: float) -> Factors:
 
 
 def _multiply(update: jax.Array, factors: Factors, exponent: float) -> jax.Array:
-    """``update * prod(factors)**exponent``, and 0 where no path runs."""
-    # The other factors may be huge there, and their product with an update inf.
-    alive = functools.reduce(jnp.logical_and, [factor > 0 for factor in factors])
-    product = jnp.where(alive, update, 0).astype(factors[0].dtype)
+    """``update * prod(factors)**exponent``."""
+    product = update.astype(factors[0].dtype)
     whole, fraction = divmod(exponent, 1)
     for factor in factors * int(whole):
         product = product * factor

@@ -178,6 +178,21 @@ def test_updates_are_exactly_zero_where_no_path_runs(p, bias):
         )
 
 
+@pytest.mark.parametrize("gain", [1e-3, 1.0, 1e3])
+def test_dead_units_of_a_deep_network_stay_still(gain):
+    kernel = np.random.default_rng(7).normal(0, gain, (60, 8, 8)).astype(np.float32)
+    kernel[20, :, 3] = 0
+    kernel[41, 5, :] = 0
+    params = {"Scan_0": {"Dense_0": {"kernel": jnp.asarray(kernel)}}}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    run = _deep_steps(pathsgd.layered_network(params), 2)
+    for updates in run(params, gradients)[1:]:
+        updates = updates["Scan_0"]["Dense_0"]["kernel"]
+        assert not np.isnan(updates).any()
+        assert np.all(updates[21, 3] == 0)
+        assert np.all(updates[40, :, 5] == 0)
+
+
 @pytest.mark.parametrize("p", [1, 2, 3.5, 4, jnp.inf])
 def test_large_layers_agree_with_float64(p):
     params = networks.dense_tree((3, 1024, 1100, 784, 1400, 2), seed=3)
