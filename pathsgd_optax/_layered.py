@@ -88,11 +88,13 @@ class LayeredNetwork:
                 f"{self.treedef}. Make a network for these params."
             )
         for parameter, array in zip(self.parameters, leaves, strict=True):
-            if array.shape != parameter.shape:
+            if jnp.shape(array) != parameter.shape:
                 raise ValueError(
-                    f"{parameter.path} has shape {array.shape}, but the network was "
-                    f"made for {parameter.shape}. Make a network for these params."
+                    f"{parameter.path} has shape {jnp.shape(array)}, but the network "
+                    f"was made for {parameter.shape}. Make a network for these params."
                 )
+            if not jnp.issubdtype(array.dtype, jnp.floating):
+                raise ValueError(f"{parameter.path} is {array.dtype}, not floating.")
 
     def path_norm(self, params: Params, p: float) -> Scaled:
         """phi_p, a scalar."""
@@ -139,7 +141,8 @@ def layered_network(params: Params) -> LayeredNetwork:
     The tree of a linen module or the state of an nnx one is enough: a module's matrix
     is its kernel, and its vector its bias. The order of the layers comes from the
     numbers in their names and from their widths, which must chain. Layers that
-    `nn.scan` has stacked keep their leading axis.
+    `nn.scan` has stacked keep their leading axis. (A 1-d convolution without a bias
+    looks like these, and is told apart only by a name with "conv" in it.)
 
     Args:
       params: a parameter tree with kernels of shape ``(fan_in, fan_out)``, or

@@ -26,10 +26,11 @@ REMEDY = (
 
 
 class Leaf(NamedTuple):
-    """A parameter: its place among the leaves, its name, shape and dtype."""
+    """A parameter: its place among the leaves, names, shape and dtype."""
 
     place: int
     name: str
+    key: str | int | None
     shape: tuple[int, ...]
     dtype: jnp.dtype
 
@@ -78,13 +79,14 @@ def _modules(params: Params) -> Iterator[tuple[Path, Layer]]:
         raise ValueError(f"params has no leaves. {REMEDY}")
     modules = defaultdict(list)
     for place, (key_path, array) in enumerate(leaves):
-        leaf = _leaf(place, leaf_name(key_path), array)
-        modules[_names(key_path)[:-1]].append(leaf)
+        names = _names(key_path)
+        leaf = _leaf(place, leaf_name(key_path), names[-1] if names else None, array)
+        modules[names[:-1]].append(leaf)
     for path, members in modules.items():
         yield path, _layer(members)
 
 
-def _leaf(place: int, name: str, array: jax.Array) -> Leaf:
+def _leaf(place: int, name: str, key: str | int | None, array: jax.Array) -> Leaf:
     shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
     if shape is None or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(
@@ -94,7 +96,7 @@ def _leaf(place: int, name: str, array: jax.Array) -> Leaf:
         )
     if 0 in shape:
         raise ValueError(f"{name} of shape {shape} has no entries. Remove the layer.")
-    return Leaf(place, name, tuple(shape), jnp.dtype(dtype))
+    return Leaf(place, name, key, tuple(shape), jnp.dtype(dtype))
 
 
 def _names(key_path: KeyPath) -> Path:
@@ -130,7 +132,7 @@ def _is_foreign(kernel: Leaf, others: Sequence[Leaf]) -> bool:
     lone_convolution = (
         len(kernel.shape) == 3 and not others and "conv" in (kernel.name.lower())
     )
-    return "embedding" in kernel.name or lone_convolution
+    return kernel.key == "embedding" or lone_convolution
 
 
 # Order.
@@ -175,7 +177,7 @@ def _advance(
             if taken[which] < len(queue):
                 after = tuple(n + (k == which) for k, n in enumerate(taken))
                 longer[after] += _extend(chains, queue[taken[which]], fan_in)
-    return {taken: _two_a_width(chains) for taken, chains in longer.items()}
+    return {taken: _two_a_width(found) for taken, found in longer.items() if found}
 
 
 def _extend(chains: list[Chain], child: Node, fan_in: int | None) -> Iterator[Chain]:

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -69,6 +70,8 @@ def _truncated_exp(x: jax.Array, peak: jax.Array) -> jax.Array:
 
 
 def _check(logits: jax.Array, labels: jax.Array) -> None:
+    if not isinstance(labels, jax.Array | np.ndarray | np.integer):
+        raise ValueError(f"labels must be an array of class indices, not {labels!r}.")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(f"logits must be of a floating dtype, but are {logits.dtype}.")
     if not jnp.issubdtype(labels.dtype, jnp.integer):

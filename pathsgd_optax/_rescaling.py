@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pathsgd_optax import _scaled
 from pathsgd_optax._layered import LayeredNetwork
+from pathsgd_optax._scaled import Scaled, log, reciprocal, scale_by_power_of_two
 from pathsgd_optax._segments import Weights
 from pathsgd_optax._types import Params, Scalar, check_norm_order, path_dtype
 
@@ -66,8 +66,9 @@ def rescale(
     hidden = network.widths[1:-1]
     _check_rescaling(hidden, layer, unit, c)
     factors = [jnp.ones(width, _dtype(params)) for width in hidden]
-    factors[layer] = factors[layer].at[unit].multiply(c)
-    return _apply(network, params, factors)
+    c = jnp.asarray(c, factors[layer].dtype)
+    factors[layer] = factors[layer].at[jnp.asarray(unit)].multiply(c)
+    return _apply(network, params, _as_scaled(factors))
 
 
 def unbalance(
@@ -99,8 +100,9 @@ def unbalance(
       The rescaled tree, of the structure, shapes and dtypes of ``params``.
 
     Raises:
-      ValueError: if the network has no hidden units, or ``count`` is negative, or
-        ``scale`` or ``sigma`` is out of range.
+      ValueError: if the network has no hidden units, ``count`` is negative, ``scale``
+        or ``sigma`` is out of range, or a unit is picked so often that its factor
+        leaves the range of the parameters' dtypes (not under jit).
 
     Example:
       >>> import jax
@@ -123,14 +125,19 @@ def unbalance(
     hidden = network.widths[1:-1]
     if not hidden:
         raise ValueError("The network has no hidden units to rescale.")
-    if count < 0 or not scale > 0 or not sigma >= 0:
+    if not isinstance(count, int) or count < 0 or not scale > 0 or not sigma >= 0:
         raise ValueError(
-            f"count must be at least 0, scale positive and sigma at least 0, but got "
-            f"{count=}, {scale=}, {sigma=}."
+            f"count must be an integer of at least 0, scale positive and sigma at least "
+            f"0, but got {count=}, {scale=}, {sigma=}."
         )
     factors = _random_factors(key, sum(hidden), count, scale, sigma, _dtype(params))
     ends = [sum(hidden[: k + 1]) for k in range(len(hidden) - 1)]
-    return _apply(network, params, jnp.split(factors, ends))
+    if not _is_tracer(factors) and not _all_in_range(factors, params):
+        raise ValueError(
+            f"{count=} picks of {sum(hidden)} hidden units, each by about {scale}, "
+            "rescale some of them out of the parameters' range. Pick fewer."
+        )
+    return _apply(network, params, _as_scaled(jnp.split(factors, ends)))
 
 
 def balance(network: LayeredNetwork, params: Params, p: float = 2) -> Params:
@@ -187,21 +194,28 @@ def _check_rescaling(
             f"layer must be one of the {len(hidden)} hidden layers, counted from 0, "
             f"but got {layer}: the outputs of a network have no outgoing weights."
         )
-    if _known(unit) and not _all((unit >= 0) & (unit < hidden[layer])):
+    unit, c = jnp.asarray(unit), jnp.asarray(c)
+    if not jnp.issubdtype(unit.dtype, jnp.integer) or c.shape not in ((), unit.shape):
+        raise ValueError(
+            f"unit must be an integer or an array of integers, and c a number or one "
+            f"for each unit, but got {unit.dtype}{unit.shape} and {c.dtype}{c.shape}."
+        )
+    if not _is_tracer(unit) and not jnp.all((unit >= 0) & (unit < hidden[layer])):
         raise ValueError(
             f"unit must be in [0, {hidden[layer]}), the units of hidden layer {layer}, "
             f"but got {unit}."
         )
-    if _known(c) and not _all(c > 0):
-        raise ValueError(f"c must be positive, but got {c}: ReLU is not odd.")
+    if not _is_tracer(c) and not jnp.all((c > 0) & jnp.isfinite(c)):
+        raise ValueError(f"c must be positive and finite, but got {c}.")
 
 
-def _known(x: Scalar) -> bool:
-    return not isinstance(x, jax.core.Tracer)
+def _is_tracer(x: jax.Array) -> bool:
+    return isinstance(x, jax.core.Tracer)
 
 
-def _all(condition: bool | jax.Array) -> bool:
-    return bool(jnp.all(condition))
+def _all_in_range(factors: jax.Array, params: Params) -> bool:
+    limit = min(float(jnp.finfo(leaf.dtype).max) for leaf in jax.tree.leaves(params))
+    return bool(jnp.all((factors < limit) & (factors > 1 / limit)))
 
 
 def _dtype(params: Params) -> jnp.dtype:
@@ -218,23 +232,34 @@ def _random_factors(
     return jnp.ones(units, dtype).at[picked].multiply(scale * c)
 
 
+def _as_scaled(factors: Sequence[jax.Array]) -> list[Scaled]:
+    return [Scaled(factor, jnp.int32(0)) for factor in factors]
+
+
 @functools.partial(jax.jit, static_argnames="network")
 def _apply(
-    network: LayeredNetwork, params: Params, factors: Sequence[jax.Array]
+    network: LayeredNetwork, params: Params, factors: Sequence[Scaled]
 ) -> Params:
     """Rescales each hidden unit of each layer by its factor."""
-    inputs, outputs = (jnp.ones(network.widths[k], _dtype(params)) for k in (0, -1))
+    inputs, outputs = _as_scaled(
+        [jnp.ones(network.widths[k], _dtype(params)) for k in (0, -1)]
+    )
     sources, targets = [inputs, *factors], [*factors, outputs]
     layers = zip(network.split(params), sources, targets, strict=True)
     return network.join([_rescaled(*layer) for layer in layers])
 
 
-def _rescaled(weights: Weights, source: jax.Array, target: jax.Array) -> Weights:
+def _rescaled(weights: Weights, source: Scaled, target: Scaled) -> Weights:
+    """Exponents apart, for factors that are out of range and quotients that are not."""
     kernel, bias = weights
-    rescaled = kernel.astype(source.dtype) / source[:, None] * target[None, :]
+    dtype = source.mantissa.dtype
+    wide = kernel.astype(dtype) / source.mantissa[:, None] * target.mantissa[None, :]
+    wide = scale_by_power_of_two(wide, target.exponent - source.exponent)
     if bias is not None:
-        bias = (bias.astype(target.dtype) * target).astype(bias.dtype)
-    return rescaled.astype(kernel.dtype), bias
+        shifted = bias.astype(dtype) * target.mantissa
+        shifted = scale_by_power_of_two(shifted, target.exponent)
+        bias = shifted.astype(bias.dtype)
+    return wide.astype(kernel.dtype), bias
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p"))
@@ -244,20 +269,21 @@ def _balance(network: LayeredNetwork, params: Params, p: float) -> Params:
     A unit's factor is mu over its norm after the units before it were rescaled, and
     that norm is its path norm in the network whose kernels are divided by mu.
     """
-    log_phi = _scaled.log(network.path_norm(params, p))
+    log_phi = log(network.path_norm(params, p))
     start = jnp.where(jnp.isfinite(log_phi), log_phi, 0) / (len(network.widths) - 1)
     excess = functools.partial(_log_excess, network, params, p)
     log_mu = lax.fori_loop(0, NEWTON_STEPS, lambda _, t: _newton_step(excess, t), start)
     _, *hidden, _ = _shrunk_path_norms(network, params, p, log_mu)
-    factors = [
-        jnp.where(
-            jnp.isfinite(log_phi) & (units.mantissa > 0),
-            jnp.exp(log_mu) * _scaled.reciprocal(_scaled.unscaled(units)),
-            1,
-        )
-        for units in hidden
-    ]
-    return _apply(network, params, factors)
+    alive = jnp.isfinite(log_phi)
+    return _apply(network, params, [_factor(units, log_mu, alive) for units in hidden])
+
+
+def _factor(units: Scaled, log_mu: jax.Array, alive: jax.Array) -> Scaled:
+    """The norm mu over that of each unit, and 1 for those that keep their scale."""
+    exponent = jnp.where(alive, -units.exponent, 0)
+    kept = scale_by_power_of_two(jnp.ones_like(units.mantissa), -exponent)
+    factor = jnp.exp(log_mu) * reciprocal(units.mantissa)
+    return Scaled(jnp.where(alive & (units.mantissa > 0), factor, kept), exponent)
 
 
 def _log_excess(
@@ -265,8 +291,8 @@ def _log_excess(
 ) -> jax.Array:
     """By how much the largest output norm exceeds mu; convex in log mu, falling."""
     outputs = _shrunk_path_norms(network, params, p, log_mu)[-1]
-    largest = _scaled.Scaled(jnp.max(outputs.mantissa), outputs.exponent)
-    return _scaled.log(largest) - log_mu
+    largest = Scaled(jnp.max(outputs.mantissa), outputs.exponent)
+    return log(largest) - log_mu
 
 
 def _newton_step(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
@@ -276,9 +302,10 @@ def _newton_step(f: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array
 
 def _shrunk_path_norms(
     network: LayeredNetwork, params: Params, p: float, log_mu: jax.Array
-) -> list[_scaled.Scaled]:
+) -> list[Scaled]:
     """The path norms with every kernel but the first divided by mu."""
-    first, *others = network.split(params)
-    shrink = jnp.exp(-log_mu)
-    shrunk = [(kernel.astype(shrink.dtype) * shrink, bias) for kernel, bias in others]
+    mu, dtype = jnp.exp(log_mu), log_mu.dtype
+    (kernel, bias), *others = network.split(params)
+    first = kernel.astype(dtype), bias
+    shrunk = [(kernel.astype(dtype) / mu, bias) for kernel, bias in others]
     return network.path_norms(network.join([first, *shrunk]), p)

@@ -31,7 +31,9 @@ def scale_by_path_norm(
     .. math::
       u_e = \frac{g_e}{\gamma_p(w, e)^a}
 
-    Where no path runs through a weight, its update is 0. The scaling is computed in
+    Where no path runs through a weight, its update is 0; so it is where the path norms
+    of the units of one layer span more than a float's range, about 2**126 in float32,
+    for weights whose share of the paths is lost to that. The scaling is computed in
     float32, or in float64 if a parameter is, and is never formed where it would
     overflow; the updates keep the dtype of the gradients.
 
@@ -48,17 +50,18 @@ def scale_by_path_norm(
       normalize: whether to divide by :math:`\gamma_p / \phi_p^2` instead, so that a
         learning rate carries over between depths. It makes updates finite where
         :math:`\phi_p` itself is beyond the floating-point range.
-      damping: added to the scaling that is divided by. An absolute number breaks the
-        invariance to rescaling, and moves weights that no path runs through.
+      damping: added to the scaling that is divided by, after ``normalize``. An
+        absolute number breaks the invariance to rescaling, and moves weights that no
+        path runs through.
 
     Returns:
       The transformation; its update needs ``params``.
 
     Raises:
-      ValueError: when made, if ``p`` is below 1, or ``exponent`` or ``damping``
-        negative; at init, if the parameters are not the network's or, without a
-        network, don't make a fully connected one; at update, if ``params`` are
-        missing, or the updates' structure or shapes differ from theirs.
+      ValueError: when made, if ``p`` is below 1, ``exponent`` not positive or
+        ``damping`` negative; at init, if parameters are masked, or not the network's
+        or, without a network, don't make a fully connected one; at update, if
+        ``params`` are missing, or the updates' structure or shapes differ from theirs.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,7 +79,8 @@ def scale_by_path_norm(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equations (8) and (9).
     """
     p = check_norm_order(p)
-    exponent = check_non_negative(exponent, "exponent")
+    if check_non_negative(exponent, "exponent") == 0:
+        raise ValueError("exponent must be positive: 0 would leave the updates alone.")
     damping = check_non_negative(damping, "damping")
 
     def init_fn(params: Params) -> optax.EmptyState:
@@ -111,10 +115,21 @@ def scale_by_path_norm(
 
 def _resolve(network: PathNetwork | None, params: Params) -> PathNetwork:
     """The network to use, once its parameters are known to be these."""
+    leaves = jax.tree.leaves(params, is_leaf=_is_masked)
+    if any(map(_is_masked, leaves)):
+        raise ValueError(
+            "params are masked, but paths run through all of them. Mask the updates "
+            "after this transformation: optax.chain(scale_by_path_norm(), "
+            "optax.masked(optax.set_to_zero(), mask))."
+        )
     if network is None:
         return layered_network(params)
     network.check(params)
     return network
+
+
+def _is_masked(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
 
 
 def _check_updates(updates: optax.Updates, params: Params) -> None:
@@ -135,7 +150,7 @@ def _check_updates(updates: optax.Updates, params: Params) -> None:
 
 def _damped(factors: Factors, damping: float) -> Factors:
     """1 / sqrt(gamma + damping)."""
-    root = reciprocal(functools.reduce(jnp.multiply, factors))
+    root = functools.reduce(jnp.multiply, map(reciprocal, factors))
     return (1 / jnp.hypot(root, damping**0.5),)
 
 
