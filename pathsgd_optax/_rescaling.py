@@ -127,8 +127,8 @@ def unbalance(
         raise ValueError("The network has no hidden units to rescale.")
     if not isinstance(count, int) or count < 0 or not scale > 0 or not sigma >= 0:
         raise ValueError(
-            f"count must be an integer of at least 0, scale positive and sigma at least "
-            f"0, but got {count=}, {scale=}, {sigma=}."
+            f"count must be an integer of at least 0, scale positive and sigma at "
+            f"least 0, but got {count=}, {scale=}, {sigma=}."
         )
     factors = _random_factors(key, sum(hidden), count, scale, sigma, _dtype(params))
     ends = [sum(hidden[: k + 1]) for k in range(len(hidden) - 1)]

@@ -58,8 +58,8 @@ def scale_by_path_norm(
       The transformation; its update needs ``params``.
 
     Raises:
-      ValueError: when made, if ``p`` is below 1, ``exponent`` not positive or
-        ``damping`` negative; at init, if parameters are masked, or not the network's
+      ValueError: when made, if ``p`` is below 1, or ``exponent`` or ``damping``
+        negative; at init, if parameters are masked, or not the network's
         or, without a network, don't make a fully connected one; at update, if
         ``params`` are missing, or the updates' structure or shapes differ from theirs.
 
@@ -79,8 +79,7 @@ def scale_by_path_norm(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equations (8) and (9).
     """
     p = check_norm_order(p)
-    if check_non_negative(exponent, "exponent") == 0:
-        raise ValueError("exponent must be positive: 0 would leave the updates alone.")
+    exponent = check_non_negative(exponent, "exponent")
     damping = check_non_negative(damping, "damping")
 
     def init_fn(params: Params) -> optax.EmptyState:

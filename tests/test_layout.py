@@ -272,3 +272,17 @@ def test_transformations_refuse_such_trees_at_init(make, tree):
     tree = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
     with pytest.raises(ValueError, match=r"trace_network|trainable parameters only"):
         make().init(tree)
+
+
+def test_an_embedding_is_told_by_its_own_name_only():
+    params = {"embedding_mlp": {"kernel": jnp.ones((3, 5))}}
+    assert pathsgd.layered_network(params).widths == (3, 5)
+
+
+def test_many_names_without_numbers_are_ordered_by_their_widths():
+    names = [f"layer_{letter}" for letter in "zyxwvutsrqponmlkjihgfedcba"]
+    params = {
+        name: {"kernel": jax.ShapeDtypeStruct((k + 1, k + 2), jnp.float32)}
+        for k, name in enumerate(names)
+    }
+    assert pathsgd.layered_network(params).widths == tuple(range(1, 28))

@@ -403,3 +403,32 @@ def test_balanced_and_unbalanced_weights_keep_their_dtype(dtype):
     )
     unbalanced = pathsgd.unbalance(network, params, jax.random.key(0), count=2)
     chex.assert_trees_all_equal_dtypes(unbalanced, params)
+
+
+def test_balance_of_path_norms_beyond_float32():
+    scales = (1e25, 1e25, 1e-25, 1e-25)
+    params = {f"Dense_{k}": {"kernel": c * jnp.eye(2)} for k, c in enumerate(scales)}
+    balanced = pathsgd.balance(pathsgd.layered_network(params), params)
+    expected = {name: {"kernel": jnp.eye(2)} for name in params}
+    chex.assert_trees_all_close(balanced, expected, rtol=1e-5)
+
+
+def test_unbalance_refuses_factors_beyond_the_range():
+    params = networks.dense_tree((4, 32, 2))
+    network = pathsgd.layered_network(params)
+    with pytest.raises(ValueError, match=r"count=2000 picks of 32 .*Pick fewer"):
+        pathsgd.unbalance(network, params, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    "unit, c, message",
+    [
+        (1.0, 2.0, r"unit must be an integer.*float32\(\)"),
+        ([0, 1], [2.0, 2.0, 2.0], r"one for each unit, but got int32\(2,\).*\(3,\)"),
+        (0, jnp.inf, "c must be positive and finite, but got inf"),
+    ],
+)
+def test_rescale_refuses_what_is_no_unit_or_factor(unit, c, message):
+    params = networks.dense_tree((4, 3, 2))
+    with pytest.raises(ValueError, match=message):
+        pathsgd.rescale(pathsgd.layered_network(params), params, 0, unit, c)

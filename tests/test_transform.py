@@ -319,3 +319,18 @@ def test_an_update_of_another_shape_is_refused():
         transformation.update(gradients, state, params)
     with pytest.raises(ValueError, match=message):
         jax.jit(transformation.update)(gradients, state, params)
+
+
+def test_masked_params_are_refused():
+    params, _ = _problem()
+    mask = {name: name != "Dense_0" for name in params}
+    masked = optax.masked(pathsgd.scale_by_path_norm(), mask)
+    with pytest.raises(ValueError, match=r"params are masked.*Mask the updates after"):
+        masked.init(params)
+
+
+def test_damping_leaves_a_scaling_beyond_the_range_alone():
+    params = {f"Dense_{k}": {"kernel": 1e10 * jnp.eye(2)} for k in range(10)}
+    damped = pathsgd.scale_by_path_norm(damping=1.0)
+    updates, _ = damped.update(params, damped.init(params), params)
+    chex.assert_trees_all_equal(updates, jax.tree.map(jnp.zeros_like, params))
