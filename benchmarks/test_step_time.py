@@ -39,6 +39,7 @@ ROUNDS = 40
 
 OPTIMIZERS = {
     "sgd": optax.sgd(0.01),
+    "sgd, momentum": optax.sgd(0.01, momentum=0.9),
     "adagrad": optax.adagrad(0.01),
     "adam": optax.adam(0.001),
     "path_sgd": pathsgd.path_sgd(0.01),
