@@ -70,6 +70,11 @@ def read_layers(params: Params) -> tuple[tuple[Path, Layer], ...]:
     return tuple((paths[layer], layer) for layer in chains[0])
 
 
+def listing(leaves: Iterable[Leaf]) -> str:
+    """The names and shapes of some leaves, for messages."""
+    return ", ".join(f"{leaf.name} {leaf.shape}" for leaf in leaves)
+
+
 # Leaves and modules.
 
 
@@ -121,8 +126,9 @@ def _layer(leaves: Sequence[Leaf]) -> Layer:
     wanted = kernel.shape[:-2] + kernel.shape[-1:]
     is_kernel = len(kernel.shape) in (2, 3) and not _is_foreign(kernel, others)
     if not is_kernel or [leaf.shape for leaf in others] not in ([], [wanted]):
-        listing = ", ".join(f"{leaf.name} {leaf.shape}" for leaf in leaves)
-        raise ValueError(f"No dense layer has the parameters {listing}. {REMEDY}")
+        raise ValueError(
+            f"No dense layer has the parameters {listing(leaves)}. {REMEDY}"
+        )
     bias = others[0] if others else None
     return Layer(kernel, bias, length=kernel.shape[0] if stacked else None)
 
@@ -130,7 +136,7 @@ def _layer(leaves: Sequence[Leaf]) -> Layer:
 def _is_foreign(kernel: Leaf, others: Sequence[Leaf]) -> bool:
     """Whether it is an embedding's, or a 1-d convolution's that has no bias."""
     lone_convolution = (
-        len(kernel.shape) == 3 and not others and "conv" in (kernel.name.lower())
+        len(kernel.shape) == 3 and not others and "conv" in kernel.name.lower()
     )
     return kernel.key == "embedding" or lone_convolution
 
@@ -207,7 +213,7 @@ def _queues(children: dict[str | int, Node]) -> list[list[Node]]:
 
 
 def _no_order(layers: Iterable[Layer], found: int) -> str:
-    listing = "; ".join(f"{la.kernel.name} {la.kernel.shape}" for la in layers)
+    kernels = listing(layer.kernel for layer in layers)
     problem = (
         "The widths fit in more than one order, and the names don't tell which"
         if found
@@ -215,6 +221,6 @@ def _no_order(layers: Iterable[Layer], found: int) -> str:
         "(each layer's fan_in must be the fan_out of the one before)"
     )
     return (
-        f"{problem}: {listing}. Number the layers' names in the order in which they "
+        f"{problem}: {kernels}. Number the layers' names in the order in which they "
         f"are applied (Dense_0, Dense_1, ...). {REMEDY}"
     )

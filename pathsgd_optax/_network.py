@@ -1,11 +1,13 @@
 """What the package knows of a network: its parameters and its path values."""
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
-from pathsgd_optax._scaled import Scaled
+from pathsgd_optax._scaled import Scaled, reciprocal
 from pathsgd_optax._types import KeyPath, Params
 
 
@@ -15,6 +17,11 @@ Factors: TypeAlias = tuple[jax.Array, ...]
 A gradient is multiplied by one after the other, because their product may be out of
 range where the result is not. They are finite, and one is 0 where no path runs.
 """
+
+
+def root(factors: Factors) -> jax.Array:
+    """sqrt(gamma), and 0 where no path runs."""
+    return functools.reduce(jnp.multiply, map(reciprocal, factors))
 
 
 class Parameter(NamedTuple):

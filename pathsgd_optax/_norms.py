@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from pathsgd_optax import _scaled
 from pathsgd_optax._contract import contract
 from pathsgd_optax._layered import LayeredNetwork
-from pathsgd_optax._network import Factors, PathNetwork
+from pathsgd_optax._network import Factors, PathNetwork, root
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._types import Params, check_norm_order, path_dtype
 
@@ -213,8 +213,7 @@ def _path_norm(network: PathNetwork, params: Params, p: float) -> Scaled:
 # is compiled as fast as one of a few.
 @jax.jit
 def _scaling(leaf: jax.Array, factors: Factors) -> jax.Array:
-    root = functools.reduce(jnp.multiply, map(_scaled.reciprocal, factors))
-    return jnp.broadcast_to(jnp.square(root), leaf.shape)
+    return jnp.broadcast_to(jnp.square(root(factors)), leaf.shape)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p", "q"))

@@ -64,10 +64,10 @@ def rescale(
     """
     network.check(params)
     hidden = network.widths[1:-1]
+    unit, c = jnp.asarray(unit), jnp.asarray(c)
     _check_rescaling(hidden, layer, unit, c)
     factors = [jnp.ones(width, _dtype(params)) for width in hidden]
-    c = jnp.asarray(c, factors[layer].dtype)
-    factors[layer] = factors[layer].at[jnp.asarray(unit)].multiply(c)
+    factors[layer] = factors[layer].at[unit].multiply(c.astype(_dtype(params)))
     return _apply(network, params, _as_scaled(factors))
 
 
@@ -187,14 +187,13 @@ def balance(network: LayeredNetwork, params: Params, p: float = 2) -> Params:
 
 
 def _check_rescaling(
-    hidden: tuple[int, ...], layer: int, unit: int | jax.Array, c: Scalar
+    hidden: tuple[int, ...], layer: int, unit: jax.Array, c: jax.Array
 ) -> None:
     if not 0 <= layer < len(hidden):
         raise ValueError(
             f"layer must be one of the {len(hidden)} hidden layers, counted from 0, "
             f"but got {layer}: the outputs of a network have no outgoing weights."
         )
-    unit, c = jnp.asarray(unit), jnp.asarray(c)
     if not jnp.issubdtype(unit.dtype, jnp.integer) or c.shape not in ((), unit.shape):
         raise ValueError(
             f"unit must be an integer or an array of integers, and c a number or one "

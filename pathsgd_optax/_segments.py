@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 
-from pathsgd_optax._layout import REMEDY, Layer, Path
+from pathsgd_optax._layout import REMEDY, Layer, Path, listing
 
 
 T = TypeVar("T")
@@ -81,6 +81,7 @@ class Segment(NamedTuple):
 
 
 def segments(layers: Sequence[tuple[Path, Layer]]) -> Iterator[Segment]:
+    """The segments of a chain of layers, given with the paths of their modules."""
     for length, group in itertools.groupby(layers, lambda entry: entry[1].length):
         if length is None:
             yield from _runs([layer for _, layer in group])
@@ -110,13 +111,11 @@ def _scans(layers: Sequence[tuple[Path, Layer]]) -> list[Segment]:
     }
     fitting = [bodies for bodies in readings if all(map(_repeats, bodies))]
     if len(fitting) != 1:
-        listing = ", ".join(
-            f"{layer.kernel.name} {layer.kernel.shape}" for _, layer in layers
-        )
+        kernels = listing(layer.kernel for _, layer in layers)
         problem = "more than one way" if fitting else "no way"
         raise ValueError(
             f"There is {problem} to read these stacked layers as the bodies of "
-            f"nn.scan, whose widths must fit when they are repeated: {listing}. "
+            f"nn.scan, whose widths must fit when they are repeated: {kernels}. "
             f"{REMEDY}"
         )
     return [Segment((body,)) for body in fitting[0]]

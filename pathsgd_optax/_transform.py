@@ -1,6 +1,5 @@
 """Gradient transformations that rescale by the paths through each weight."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,8 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from pathsgd_optax._layered import layered_network
-from pathsgd_optax._network import Factors, PathNetwork, leaf_name
-from pathsgd_optax._scaled import reciprocal, zero_after
+from pathsgd_optax._network import Factors, PathNetwork, leaf_name, root
+from pathsgd_optax._scaled import zero_after
 from pathsgd_optax._types import (
     NO_PARAMS,
     Params,
@@ -149,8 +148,7 @@ def _check_updates(updates: optax.Updates, params: Params) -> None:
 
 def _damped(factors: Factors, damping: float) -> Factors:
     """1 / sqrt(gamma + damping)."""
-    root = functools.reduce(jnp.multiply, map(reciprocal, factors))
-    return (1 / jnp.hypot(root, damping**0.5),)
+    return (1 / jnp.hypot(root(factors), damping**0.5),)
 
 
 def _multiply(update: jax.Array, factors: Factors, exponent: float) -> jax.Array:
