@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from pathsgd_optax._alias import path_sgd as path_sgd
+from pathsgd_optax._flax import trace_linen as trace_linen, trace_nnx as trace_nnx
 from pathsgd_optax._layered import (
     LayeredNetwork as LayeredNetwork,
     layered_network as layered_network,
@@ -23,6 +24,11 @@ from pathsgd_optax._rescaling import (
     rescale as rescale,
     unbalance as unbalance,
 )
+from pathsgd_optax._rules import register_path_rule as register_path_rule
+from pathsgd_optax._tracing import (
+    TracedNetwork as TracedNetwork,
+    trace_network as trace_network,
+)
 from pathsgd_optax._transform import scale_by_path_norm as scale_by_path_norm
 
 
@@ -32,6 +38,7 @@ __all__ = [
     "LayeredNetwork",
     "Parameter",
     "PathNetwork",
+    "TracedNetwork",
     "balance",
     "group_norm",
     "layered_network",
@@ -40,8 +47,12 @@ __all__ = [
     "path_norm",
     "path_scaling",
     "path_sgd",
+    "register_path_rule",
     "rescale",
     "scale_by_path_norm",
+    "trace_linen",
+    "trace_network",
+    "trace_nnx",
     "truncated_softmax_cross_entropy",
     "unbalance",
 ]

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,14 @@ from jax import lax
 
 from pathsgd_optax._contract import contract, contract_both
 from pathsgd_optax._layout import Layer, read_layers
-from pathsgd_optax._network import Factors, Parameter, summarize
+from pathsgd_optax._network import (
+    Factors,
+    Parameter,
+    PathNetwork,
+    check_leaves,
+    label_tree,
+    summarize,
+)
 from pathsgd_optax._scaled import (
     Scaled,
     add,
@@ -59,7 +66,7 @@ class LayeredNetwork:
     def parameters(self) -> tuple[Parameter, ...]:
         """The path, shape, role and uses of each parameter."""
         layers = dict.fromkeys(self._layers)
-        roles = [("kernel", layer.kernel) for layer in layers]
+        roles = [("weight", layer.kernel) for layer in layers]
         roles += [("bias", layer.bias) for layer in layers if layer.bias]
         return tuple(
             Parameter(leaf.name, leaf.shape, role, uses=1)
@@ -75,29 +82,28 @@ class LayeredNetwork:
     def _layers(self) -> tuple[Layer, ...]:
         return tuple(itertools.chain(*(s.layers for s in self.segments)))
 
-    def summary(self) -> str:
-        """A table of the parameters: path, shape, role, uses."""
-        return summarize(self.parameters)
+    def summary(self, params: Params | None = None, p: float = 2) -> str:
+        """A table of the parameters: path, shape, role, uses.
 
-    def check(self, params: Params) -> None:
+        With ``params``, also the share of the path mass that runs through each.
+        """
+        return summarize(self, params, p)
+
+    def labels(self) -> Params:
+        """A tree like the parameters, of ``"path"``."""
+        return label_tree(self)
+
+    def check(self, params: Params, constants: Any = None) -> None:
         """Raises a ValueError where ``params`` are not this network's."""
-        leaves, treedef = jax.tree.flatten(params)
-        if treedef != self.treedef:
+        check_leaves(self, params)
+        if constants is not None:
             raise ValueError(
-                f"params have the structure {treedef}, but the network was made for "
-                f"{self.treedef}. Make a network for these params."
+                "a layered network has no constants; trace_network makes one that has."
             )
-        for parameter, array in zip(self.parameters, leaves, strict=True):
-            if jnp.shape(array) != parameter.shape:
-                raise ValueError(
-                    f"{parameter.path} has shape {jnp.shape(array)}, but the network "
-                    f"was made for {parameter.shape}. Make a network for these params."
-                )
-            if not jnp.issubdtype(array.dtype, jnp.floating):
-                raise ValueError(f"{parameter.path} is {array.dtype}, not floating.")
 
-    def path_norm(self, params: Params, p: float) -> Scaled:
+    def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
         """phi_p, a scalar."""
+        del constants
         return _total(self.path_norms(params, p)[-1], p)
 
     def path_norms(self, params: Params, p: float) -> list[Scaled]:
@@ -109,9 +115,10 @@ class LayeredNetwork:
         return [*itertools.chain(*layers), outputs]
 
     def inverse_roots(
-        self, params: Params, p: float, normalize: bool = False
+        self, params: Params, p: float, normalize: bool = False, constants: Any = None
     ) -> list[Factors]:
         """1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of each of the leaves."""
+        del constants
         stacks = _inverse_roots(self, jax.tree.leaves(params), p, normalize)
         factors: dict[int, Factors] = {}
         for segment, stack in zip(self.segments, stacks, strict=True):
@@ -167,9 +174,9 @@ def layered_network(params: Params) -> LayeredNetwork:
       >>> print(network.summary())
       parameter                shape   role    uses
       ['layers_0']['bias']     (5,)    bias    1
-      ['layers_0']['kernel']   (3, 5)  kernel  1
+      ['layers_0']['kernel']   (3, 5)  weight  1
       ['layers_2']['bias']     (2,)    bias    1
-      ['layers_2']['kernel']   (5, 2)  kernel  1
+      ['layers_2']['kernel']   (5, 2)  weight  1
 
     References:
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
@@ -177,6 +184,15 @@ def layered_network(params: Params) -> LayeredNetwork:
     """
     layers = read_layers(params)
     return LayeredNetwork(jax.tree.structure(params), tuple(segments(layers)))
+
+
+def check_layered(network: PathNetwork, name: str) -> None:
+    """Raises a ValueError where a measure needs the layers of a network."""
+    if not isinstance(network, LayeredNetwork):
+        raise ValueError(
+            f"{name} needs the layers of a layered_network, but got a "
+            f"{type(network).__name__}."
+        )
 
 
 def _forward(

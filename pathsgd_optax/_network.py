@@ -2,13 +2,18 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from pathsgd_optax._scaled import Scaled, reciprocal
-from pathsgd_optax._types import KeyPath, Params
+from pathsgd_optax._scaled import Scaled, magnitude, norm, reciprocal
+from pathsgd_optax._types import KeyPath, Params, check_norm_order
+
+
+NO_PATH = "no path"
+"""The role, and the label, of a parameter that no path runs through."""
 
 
 Factors: TypeAlias = tuple[jax.Array, ...]
@@ -21,6 +26,8 @@ range where the result is not. They are finite, and one is 0 where no path runs.
 
 def root(factors: Factors) -> jax.Array:
     """sqrt(gamma), and 0 where no path runs."""
+    if not factors:
+        return jnp.zeros(())
     return functools.reduce(jnp.multiply, map(reciprocal, factors))
 
 
@@ -32,7 +39,7 @@ class Parameter(NamedTuple):
       >>> import pathsgd_optax as pathsgd
       >>> params = {"Dense_0": {"kernel": jax.numpy.ones((3, 5))}}
       >>> pathsgd.layered_network(params).parameters[0].role
-      'kernel'
+      'weight'
     """
 
     path: str
@@ -56,25 +63,105 @@ class PathNetwork(Protocol):
     """
 
     @property
+    def treedef(self) -> jax.tree_util.PyTreeDef:
+        """The structure of the parameters."""
+
+    @property
     def parameters(self) -> tuple[Parameter, ...]:
         """One entry a leaf, in the order of `jax.tree.leaves`."""
 
-    def check(self, params: Params) -> None:
-        """Raises a ValueError where ``params`` are not this network's."""
+    def check(self, params: Params, constants: Any = None) -> None:
+        """Raises a ValueError where ``params`` or ``constants`` are not its own."""
 
-    def path_norm(self, params: Params, p: float) -> Scaled:
+    def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
         """phi_p, a scalar."""
 
     def inverse_roots(
-        self, params: Params, p: float, normalize: bool = False
+        self,
+        params: Params,
+        p: float,
+        normalize: bool = False,
+        constants: Any = None,
     ) -> Sequence[Factors]:
-        """1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of each of the leaves."""
+        """1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of each of the leaves.
+
+        A leaf that is on no path, whatever the weights are, has no factors.
+        """
 
 
-def summarize(parameters: tuple[Parameter, ...]) -> str:
+def check_leaves(network: PathNetwork, params: Params) -> None:
+    """Raises a ValueError where ``params`` are not the network's.
+
+    Only parameters on no path may be masked.
+    """
+    leaves, treedef = jax.tree.flatten(params, is_leaf=is_masked)
+    if treedef != network.treedef:
+        raise ValueError(
+            f"params have the structure {treedef}, but the network was made for "
+            f"{network.treedef}. Make a network for these params."
+        )
+    for parameter, array in zip(network.parameters, leaves, strict=True):
+        if is_masked(array):
+            check_unmasked(parameter.role == NO_PATH)
+            continue
+        if jnp.shape(array) != parameter.shape:
+            raise ValueError(
+                f"{parameter.path} has shape {jnp.shape(array)}, but the network "
+                f"was made for {parameter.shape}. Make a network for these params."
+            )
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{parameter.path} is {array.dtype}, not floating.")
+
+
+def is_masked(node: Any) -> bool:
+    """Whether Optax has hidden this leaf."""
+    return isinstance(node, optax.MaskedNode)
+
+
+def check_unmasked(unmasked: bool) -> None:
+    """Raises a ValueError unless all weights on paths are there."""
+    if not unmasked:
+        raise ValueError(
+            "params are masked, but paths run through all of them. Mask the updates "
+            "after this transformation: optax.chain(scale_by_path_norm(), "
+            "optax.masked(optax.set_to_zero(), mask))."
+        )
+
+
+def label_tree(network: PathNetwork) -> Params:
+    """A tree like the parameters, of ``"path"`` and ``"no path"``."""
+    labels = [NO_PATH if p.role == NO_PATH else "path" for p in network.parameters]
+    return jax.tree.unflatten(network.treedef, labels)
+
+
+def path_shares(
+    network: PathNetwork, params: Params, p: float, constants: Any = None
+) -> list[jax.Array]:
+    """The part of the path mass that runs through each of the leaves."""
+    network.check(params, constants)
+    leaves = jax.tree.leaves(params, is_leaf=is_masked)
+    factors = network.inverse_roots(params, p, True, constants)
+    return [
+        norm(jnp.ravel(magnitude(leaf.astype(f[0].dtype)) * root(f)), p, 0) ** p
+        if f
+        else jnp.zeros(())
+        for leaf, f in zip(leaves, factors, strict=True)
+    ]
+
+
+def summarize(
+    network: PathNetwork,
+    params: Params | None = None,
+    p: float = 2,
+    constants: Any = None,
+) -> str:
     """A table with a line for each parameter."""
     rows = [("parameter", "shape", "role", "uses")]
-    rows += [(p.path, str(p.shape), p.role, str(p.uses)) for p in parameters]
+    rows += [(x.path, str(x.shape), x.role, str(x.uses)) for x in network.parameters]
+    if params is not None:
+        shares = path_shares(network, params, check_norm_order(p), constants)
+        column = ["share", *(f"{float(share):.1%}" for share in shares)]
+        rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

@@ -1,19 +1,22 @@
 """Measures of a network's weights: path norms, path scaling and group norms."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from pathsgd_optax import _scaled
 from pathsgd_optax._contract import contract
-from pathsgd_optax._layered import LayeredNetwork
+from pathsgd_optax._layered import LayeredNetwork, check_layered
 from pathsgd_optax._network import Factors, PathNetwork, root
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._types import Params, check_norm_order, path_dtype
 
 
-def path_norm(network: PathNetwork, params: Params, p: float = 2) -> jax.Array:
+def path_norm(
+    network: PathNetwork, params: Params, p: float = 2, constants: Any = None
+) -> jax.Array:
     r"""The :math:`\ell_p` norm of the vector of all paths.
 
     .. math::
@@ -27,13 +30,15 @@ def path_norm(network: PathNetwork, params: Params, p: float = 2) -> jax.Array:
       network: the network that ``params`` are the weights of.
       params: its parameter tree.
       p: order of the norm, in [1, inf]; a Python number.
+      constants: what a network traced with constants needs besides.
 
     Returns:
       Scalar of dtype float32, or float64 if a parameter is. Where the norm is beyond
       that dtype, inf or 0: see :func:`log_path_norm`.
 
     Raises:
-      ValueError: if ``p`` is below 1, or ``params`` are not the network's.
+      ValueError: if ``p`` is below 1, or ``params`` or ``constants`` are not the
+        network's.
 
     Example:
       >>> import jax.numpy as jnp
@@ -48,11 +53,13 @@ def path_norm(network: PathNetwork, params: Params, p: float = 2) -> jax.Array:
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (5).
     """
-    network.check(params)
-    return _scaled.unscaled(_path_norm(network, params, check_norm_order(p)))
+    norm = _checked_path_norm(network, params, p, constants)
+    return _scaled.unscaled(norm)
 
 
-def log_path_norm(network: PathNetwork, params: Params, p: float = 2) -> jax.Array:
+def log_path_norm(
+    network: PathNetwork, params: Params, p: float = 2, constants: Any = None
+) -> jax.Array:
     r"""The natural logarithm of the path norm, which no depth makes overflow.
 
     .. math::
@@ -62,6 +69,7 @@ def log_path_norm(network: PathNetwork, params: Params, p: float = 2) -> jax.Arr
       network: the network that ``params`` are the weights of.
       params: its parameter tree.
       p: order of the norm, in [1, inf]; a Python number.
+      constants: what a network traced with constants needs besides.
 
     Returns:
       Scalar of dtype float32, or float64 if a parameter is; -inf where no path runs
@@ -82,11 +90,13 @@ def log_path_norm(network: PathNetwork, params: Params, p: float = 2) -> jax.Arr
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (5).
     """
-    network.check(params)
-    return _scaled.log(_path_norm(network, params, check_norm_order(p)))
+    norm = _checked_path_norm(network, params, p, constants)
+    return _scaled.log(norm)
 
 
-def path_scaling(network: PathNetwork, params: Params, p: float = 2) -> Params:
+def path_scaling(
+    network: PathNetwork, params: Params, p: float = 2, constants: Any = None
+) -> Params:
     r"""What Path-SGD divides the gradient of each weight by.
 
     .. math::
@@ -100,6 +110,7 @@ def path_scaling(network: PathNetwork, params: Params, p: float = 2) -> Params:
       network: the network that ``params`` are the weights of.
       params: its parameter tree.
       p: order of the norm, in [1, inf]; a Python number.
+      constants: what a network traced with constants needs besides.
 
     Returns:
       Tree like ``params``, of dtype float32, or float64 if a parameter is; 0 for a
@@ -107,7 +118,8 @@ def path_scaling(network: PathNetwork, params: Params, p: float = 2) -> Params:
       these dtypes, which gives inf or 0; :func:`scale_by_path_norm` never forms it.
 
     Raises:
-      ValueError: if ``p`` is below 1, or ``params`` are not the network's.
+      ValueError: if ``p`` is below 1, or ``params`` or ``constants`` are not the
+        network's.
 
     Example:
       >>> import jax.numpy as jnp
@@ -123,9 +135,9 @@ def path_scaling(network: PathNetwork, params: Params, p: float = 2) -> Params:
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (9), Algorithm 1.
     """
-    network.check(params)
+    network.check(params, constants)
     leaves, treedef = jax.tree.flatten(params)
-    factors = network.inverse_roots(params, check_norm_order(p))
+    factors = network.inverse_roots(params, check_norm_order(p), constants=constants)
     return jax.tree.unflatten(treedef, map(_scaling, leaves, factors))
 
 
@@ -166,6 +178,7 @@ def group_norm(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (3).
     """
+    check_layered(network, "group_norm")
     network.check(params)
     return _group_norm(network, params, check_norm_order(p), check_norm_order(q, "q"))
 
@@ -204,9 +217,18 @@ def max_norm(network: LayeredNetwork, params: Params, p: float = 2) -> jax.Array
     return group_norm(network, params, p, jnp.inf)
 
 
+def _checked_path_norm(
+    network: PathNetwork, params: Params, p: float, constants: Any
+) -> Scaled:
+    network.check(params, constants)
+    return _path_norm(network, params, check_norm_order(p), constants)
+
+
 @functools.partial(jax.jit, static_argnames=("network", "p"))
-def _path_norm(network: PathNetwork, params: Params, p: float) -> Scaled:
-    return network.path_norm(params, p)
+def _path_norm(
+    network: PathNetwork, params: Params, p: float, constants: Any
+) -> Scaled:
+    return network.path_norm(params, p, constants)
 
 
 # Jitted for each shape, not for the whole tree, so that a network of many equal layers

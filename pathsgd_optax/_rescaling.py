@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pathsgd_optax._layered import LayeredNetwork
+from pathsgd_optax._layered import LayeredNetwork, check_layered
 from pathsgd_optax._scaled import Scaled, log, reciprocal, scale_by_power_of_two
 from pathsgd_optax._segments import Weights
 from pathsgd_optax._types import Params, Scalar, check_norm_order, path_dtype
@@ -62,6 +62,7 @@ def rescale(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (1).
     """
+    check_layered(network, "rescale")
     network.check(params)
     hidden = network.widths[1:-1]
     unit, c = jnp.asarray(unit), jnp.asarray(c)
@@ -121,6 +122,7 @@ def unbalance(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, figure 3.
     """
+    check_layered(network, "unbalance")
     network.check(params)
     hidden = network.widths[1:-1]
     if not hidden:
@@ -182,6 +184,7 @@ def balance(network: LayeredNetwork, params: Params, p: float = 2) -> Params:
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, Lemma 4.1.
     """
+    check_layered(network, "balance")
     network.check(params)
     return _balance(network, params, check_norm_order(p))
 

@@ -7,7 +7,15 @@ import jax.numpy as jnp
 import optax
 
 from pathsgd_optax._layered import layered_network
-from pathsgd_optax._network import Factors, PathNetwork, leaf_name, root
+from pathsgd_optax._network import (
+    Factors,
+    PathNetwork,
+    check_leaves,
+    check_unmasked,
+    is_masked,
+    leaf_name,
+    root,
+)
 from pathsgd_optax._scaled import zero_after
 from pathsgd_optax._types import (
     NO_PARAMS,
@@ -30,7 +38,8 @@ def scale_by_path_norm(
     .. math::
       u_e = \frac{g_e}{\gamma_p(w, e)^a}
 
-    Where no path runs through a weight, its update is 0; so it is where the path norms
+    A parameter that is on no path (see ``network.labels()``) keeps its gradient. Where
+    no path runs through a weight of another, its update is 0; so it is where the path norms
     of the units of one layer span more than a float's range, about 2**126 in float32,
     for weights whose share of the paths is lost to that. The scaling is computed in
     float32, or in float64 if a parameter is, and is never formed where it would
@@ -54,7 +63,8 @@ def scale_by_path_norm(
         path runs through.
 
     Returns:
-      The transformation; its update needs ``params``.
+      The transformation; its update needs ``params``, and ``constants`` if the network
+      was traced with them: ``update(grads, state, params, constants=batch_stats)``.
 
     Raises:
       ValueError: when made, if ``p`` is below 1, or ``exponent`` or ``damping``
@@ -82,28 +92,31 @@ def scale_by_path_norm(
     damping = check_non_negative(damping, "damping")
 
     def init_fn(params: Params) -> optax.EmptyState:
-        _resolve(network, params)
+        check_leaves(_resolve(network, params), params)
         return optax.EmptyState()
 
     def update_fn(
         updates: optax.Updates,
         state: optax.EmptyState,
         params: Params | None = None,
+        *,
+        constants: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
         if params is None:
             raise ValueError(NO_PARAMS)
         paths = _resolve(network, params)
+        paths.check(params, constants)
         _check_updates(updates, params)
-        leaves, treedef = jax.tree.flatten(updates)
-        factors = paths.inverse_roots(params, p, normalize)
-        if damping:
-            factors = [_damped(inverse, damping) for inverse in factors]
+        leaves, treedef = jax.tree.flatten(updates, is_leaf=is_masked)
+        factors = paths.inverse_roots(params, p, normalize, constants)
         # Every gradient of a bias waits for the reading of the kernel after it.
-        ready = zero_after([leaf for leaf in leaves if leaf.ndim == 1])
+        ready = zero_after([x for x in leaves if not is_masked(x) and x.ndim == 1])
         scaled = [
-            _multiply(leaf, inverse, 2 * exponent) + ready.astype(leaf.dtype)
+            _multiply(leaf, _damped(inverse, damping), 2 * exponent, ready)
+            if inverse
+            else leaf
             for leaf, inverse in zip(leaves, factors, strict=True)
         ]
         return jax.tree.unflatten(treedef, scaled), state
@@ -112,22 +125,12 @@ def scale_by_path_norm(
 
 
 def _resolve(network: PathNetwork | None, params: Params) -> PathNetwork:
-    """The network to use, once its parameters are known to be these."""
-    leaves = jax.tree.leaves(params, is_leaf=_is_masked)
-    if any(map(_is_masked, leaves)):
-        raise ValueError(
-            "params are masked, but paths run through all of them. Mask the updates "
-            "after this transformation: optax.chain(scale_by_path_norm(), "
-            "optax.masked(optax.set_to_zero(), mask))."
-        )
-    if network is None:
-        return layered_network(params)
-    network.check(params)
-    return network
-
-
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
+    """The network to use: the given one, or the layered one of the parameters."""
+    if network is not None:
+        return network
+    leaves = jax.tree.leaves(params, is_leaf=is_masked)
+    check_unmasked(not any(map(is_masked, leaves)))
+    return layered_network(params)
 
 
 def _check_updates(updates: optax.Updates, params: Params) -> None:
@@ -148,11 +151,15 @@ def _check_updates(updates: optax.Updates, params: Params) -> None:
 
 def _damped(factors: Factors, damping: float) -> Factors:
     """1 / sqrt(gamma + damping)."""
+    if not damping:
+        return factors
     return (1 / jnp.hypot(root(factors), damping**0.5),)
 
 
-def _multiply(update: jax.Array, factors: Factors, exponent: float) -> jax.Array:
-    """``update * prod(factors)**exponent``."""
+def _multiply(
+    update: jax.Array, factors: Factors, exponent: float, ready: jax.Array
+) -> jax.Array:
+    """``update * prod(factors)**exponent``, once ``ready``."""
     product = update.astype(factors[0].dtype)
     whole, fraction = divmod(exponent, 1)
     for factor in factors * int(whole):
@@ -160,4 +167,4 @@ def _multiply(update: jax.Array, factors: Factors, exponent: float) -> jax.Array
     if fraction:
         for factor in factors:
             product = product * factor**fraction
-    return product.astype(update.dtype)
+    return product.astype(update.dtype) + ready.astype(update.dtype)

@@ -1,0 +1,95 @@
+"""Short-cuts from a linen module, or an nnx model, to its network."""
+
+from typing import Any
+
+import jax
+from flax import linen, nnx
+
+from pathsgd_optax._tracing import TracedNetwork, trace_network
+from pathsgd_optax._types import Params
+
+
+def trace_linen(
+    module: linen.Module, variables: Any, x: Any, *args: Any, **kwargs: Any
+) -> TracedNetwork:
+    """`trace_network` of a linen module.
+
+    Its parameters are ``variables["params"]``. The other collections, if there are any,
+    are its constants: ``constants={"batch_stats": batch_stats}``.
+
+    Args:
+      module: the module, as made, not bound.
+      variables: what ``module.init`` returns, or `jax.eval_shape` of it; with x64 or
+        without, of any floating dtype.
+      x: a batch of examples, of any size.
+      *args: further arguments of the module.
+      **kwargs: likewise, such as ``train=False``, or ``method``.
+
+    Returns:
+      The network of ``variables["params"]``.
+
+    Raises:
+      ValueError: see `trace_network`.
+
+    Example:
+      >>> import jax
+      >>> from flax import linen as nn
+      >>> import pathsgd_optax as pathsgd
+      >>> model = nn.Sequential([nn.Dense(5), nn.BatchNorm(use_running_average=True)])
+      >>> x = jax.numpy.ones((1, 3))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> network = pathsgd.trace_linen(model, variables, x)
+      >>> print(network.summary())
+      parameter               shape   role    uses
+      ['layers_0']['bias']    (5,)    bias    1
+      ['layers_0']['kernel']  (3, 5)  weight  1
+      ['layers_1']['bias']    (5,)    bias    1
+      ['layers_1']['scale']   (5,)    scale   1
+    """
+    constants = {name: leaf for name, leaf in variables.items() if name != "params"}
+
+    def apply_fn(params: Params, x: Any, constants: Any = None) -> jax.Array:
+        return module.apply({"params": params, **(constants or {})}, x, *args, **kwargs)
+
+    return trace_network(apply_fn, variables["params"], x, constants or None)
+
+
+def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNetwork:
+    """`trace_network` of an nnx model, in evaluation mode.
+
+    Its parameters are ``nnx.state(model, nnx.Param)``. Running averages, if there are
+    any, are its constants: ``constants=nnx.state(model, nnx.BatchStat)``. The model
+    itself stays as it is.
+
+    Args:
+      model: the model; with parameters of any floating dtype.
+      x: a batch of examples, of any size.
+      *args: further arguments of the model.
+      **kwargs: likewise.
+
+    Returns:
+      The network of ``nnx.state(model, nnx.Param)``.
+
+    Raises:
+      ValueError: see `trace_network`.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> import pathsgd_optax as pathsgd
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(3, 5, rngs=rngs), nnx.relu,
+      ...                        nnx.Dropout(0.5, rngs=rngs), nnx.Linear(5, 2, rngs=rngs))
+      >>> network = pathsgd.trace_nnx(model, jax.numpy.ones((1, 3)))
+      >>> [parameter.role for parameter in network.parameters]
+      ['bias', 'weight', 'bias', 'weight']
+    """
+    graph, params, statistics, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+
+    def apply_fn(params: Any, x: Any, statistics: Any = statistics) -> jax.Array:
+        copy = nnx.merge(graph, params, statistics, rest)
+        copy.eval()
+        return copy(x, *args, **kwargs)
+
+    constants = statistics if jax.tree.leaves(statistics) else None
+    return trace_network(apply_fn, params, x, constants)

@@ -1,0 +1,202 @@
+"""Runs a jaxpr on path values: the equations, the functions they call, the scans."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from pathsgd_optax._mass import Mass, aligned
+from pathsgd_optax._rules import apply_rule
+from pathsgd_optax._values import Context, Indices, NoPathError, Operand, Uses, Value
+
+
+CALLS = frozenset(
+    "checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit remat2".split()
+)
+"""The primitives that do nothing but call a function."""
+
+LIBRARIES = ("jax", "flax", "pathsgd_optax")
+"""The packages whose lines are of no help to who has written a network."""
+
+
+def interpret(
+    context: Context, jaxpr: Jaxpr, arguments: Sequence[Operand]
+) -> list[Operand]:
+    """The results of a jaxpr on path values, constants first among its arguments."""
+    variables = [*jaxpr.constvars, *jaxpr.invars]
+    values = dict(zip(variables, arguments, strict=True))
+
+    def read(atom: Any) -> Operand:
+        return _literal(atom) if isinstance(atom, Literal) else values[atom]
+
+    for eqn in _live(jaxpr):
+        results = _evaluate(context, eqn, [read(atom) for atom in eqn.invars])
+        values.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def constant(array: Any) -> Value:
+    """What depends neither on the inputs nor on parameters."""
+    return Value(jnp.asarray(array))
+
+
+def _literal(atom: Literal) -> Value:
+    return Value(jnp.asarray(atom.val, atom.aval.dtype), zero=bool(atom.val == 0))
+
+
+def _live(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    """The equations that the results depend on."""
+    needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
+    kept = []
+    for eqn in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(eqn.outvars):
+            kept.append(eqn)
+            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
+    return kept[::-1]
+
+
+def _evaluate(
+    context: Context, eqn: JaxprEqn, operands: Sequence[Operand]
+) -> list[Operand]:
+    name = eqn.primitive.name
+    inner = dataclasses.replace(context, eqn=eqn, scope=_scope(context, eqn))
+    if name in CALLS:
+        jaxpr, constants = _called(eqn)
+        return interpret(inner, jaxpr, [*map(constant, constants), *operands])
+    try:
+        if name == "scan" and not _all_constant(operands):
+            return _scan(inner, operands)
+        return apply_rule(inner, operands)
+    except NoPathError as error:
+        raise ValueError(f"{name} {_place(inner)} has no paths: {error}") from None
+
+
+def _all_constant(operands: Sequence[Operand]) -> bool:
+    return all(isinstance(x, Value) and x.is_constant for x in operands)
+
+
+def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
+    for param in eqn.params.values():
+        if isinstance(param, ClosedJaxpr):
+            return param.jaxpr, param.consts
+        if isinstance(param, Jaxpr):
+            return param, ()
+    raise NotImplementedError(f"{eqn.primitive} without a jaxpr")
+
+
+def _scope(context: Context, eqn: JaxprEqn) -> str:
+    return "/".join(filter(None, [context.scope, str(eqn.source_info.name_stack)]))
+
+
+def _place(context: Context) -> str:
+    """The module and the line of an equation."""
+    traceback = context.eqn.source_info.traceback
+    files = [
+        (Path(frame.file_name), frame.line_num)
+        for frame in (traceback.frames if traceback else ())
+    ]
+    lines = [f"at {file.name}:{line}" for file, line in files if not _in_library(file)]
+    scope = [f"in {context.scope}"] if context.scope else []
+    return " ".join([*scope, *lines[:1]])
+
+
+def _in_library(file: Path) -> bool:
+    packages = [sys.modules[name] for name in LIBRARIES if name in sys.modules]
+    return any(file.is_relative_to(Path(p.__file__).parent) for p in packages)
+
+
+# Scans.
+
+
+def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
+    params = context.params
+    length, jaxpr = params["length"], params["jaxpr"]
+    constants, carry, rows = _parted(operands, params)
+    constants = [*map(constant, jaxpr.consts), *(_repeated(x, length) for x in constants)]
+    rows = [_stack(x, length) for x in rows]
+
+    def body(context: Context, carry: list[Operand], rows: list[Operand]) -> Any:
+        results = interpret(context, jaxpr.jaxpr, [*constants, *carry, *rows])
+        after = zip(results, carry, strict=False)
+        return [_like(context, *pair) for pair in after], results[len(carry) :]
+
+    carry = _stable(context, body, carry, rows)
+    quiet = dataclasses.replace(context, uses=Uses())
+    after, stacks = lax.scan(
+        functools.partial(body, quiet),
+        carry,
+        rows,
+        length,
+        params["reverse"],
+        params["unroll"],
+    )
+    return [*after, *map(_unstack, stacks)]
+
+
+def _parted(
+    operands: Sequence[Operand], params: dict[str, Any]
+) -> tuple[Sequence[Operand], Sequence[Operand], Sequence[Operand]]:
+    first = params["num_consts"]
+    last = first + params["num_carry"]
+    return operands[:first], operands[first:last], operands[last:]
+
+
+def _stable(
+    context: Context, body: Any, carry: Sequence[Operand], rows: Sequence[Operand]
+) -> list[Operand]:
+    """The carry as what it is after a step: zeros become data, once data is added."""
+    carry = [_like(context, x, x) for x in carry]
+    first = jax.tree.map(lambda x: x[0], rows)
+    while True:
+        trial = dataclasses.replace(context, uses=Uses())
+        after, _ = jax.eval_shape(functools.partial(body, trial), carry, first)
+        joined = [_like(context, *pair) for pair in zip(carry, after, strict=True)]
+        if jax.tree.structure(joined) == jax.tree.structure(carry):
+            context.uses.update(trial.uses)
+            return joined
+        carry = joined
+
+
+def _like(context: Context, x: Operand, other: Operand) -> Operand:
+    """``x``, as data if ``other`` isn't a constant, so that a scan can carry both."""
+    if isinstance(x, Indices) and isinstance(other, Indices):
+        return x
+    if not (isinstance(x, Value) and isinstance(other, Value)):
+        raise NoPathError("it carries integers or comparisons that depend on the inputs.")
+    if x.is_constant and other.is_constant:
+        return Value(x.value)
+    return Value(None, context.mass(x), leaves=x.leaves | other.leaves)
+
+
+def _repeated(x: Operand, length: int) -> Operand:
+    if not isinstance(x, Value):
+        return x
+    leaves = frozenset((leaf, times * length) for leaf, times in x.leaves)
+    return dataclasses.replace(x, leaves=leaves)
+
+
+def _stack(x: Operand, length: int) -> Operand:
+    """What a scan reads row by row, with exponents for each row."""
+    if not isinstance(x, Value) or x.mass is None:
+        return x
+    mantissa, *exponents = x.mass
+    repeated = [jnp.broadcast_to(exponent, (length,)) for exponent in exponents]
+    return dataclasses.replace(x, mass=Mass(mantissa, *repeated))
+
+
+def _unstack(x: Operand) -> Operand:
+    """What a scan wrote row by row, with one exponent."""
+    if not isinstance(x, Value) or x.mass is None:
+        return x
+    order = jnp.max(x.mass.order)
+    exponent = lax.max(order, jnp.min(x.mass.exponent))
+    rows = x.mass.exponent.reshape(-1, *[1] * (x.mass.mantissa.ndim - 1))
+    mantissa = aligned(x.mass._replace(exponent=rows), exponent)
+    return dataclasses.replace(x, mass=Mass(mantissa, exponent, order))

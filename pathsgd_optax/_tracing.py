@@ -1,0 +1,340 @@
+"""Networks of any kind: the paths of a JAX function, read off its jaxpr."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr
+
+from pathsgd_optax import _mass
+from pathsgd_optax._interpreter import constant, interpret
+from pathsgd_optax._mass import Mass
+from pathsgd_optax._network import (
+    NO_PATH,
+    Factors,
+    Parameter,
+    check_leaves,
+    is_masked,
+    label_tree,
+    leaf_name,
+    summarize,
+)
+from pathsgd_optax._scaled import Scaled
+from pathsgd_optax._types import Params, path_dtype
+from pathsgd_optax._values import Context, Indices, Operand, Uses, Value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TracedNetwork:
+    """The paths of a JAX function: which weights lie on which paths.
+
+    Made by `trace_network` and read by the measures and transformations; immutable,
+    and equal to itself only. It holds the function's jaxpr and the arrays that the
+    function has closed over, but no parameters.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"w": jnp.ones((3, 2)), "unused": jnp.ones(5)}
+      >>> network = pathsgd.trace_network(
+      ...     lambda params, x: x @ params["w"], params, jnp.ones((1, 3)))
+      >>> network.labels()
+      {'unused': 'no path', 'w': 'path'}
+    """
+
+    jaxpr: ClosedJaxpr
+    treedef: jax.tree_util.PyTreeDef
+    constants: Any
+    inputs: tuple[jax.ShapeDtypeStruct, ...]
+    parameters: tuple[Parameter, ...]
+
+    def summary(
+        self, params: Params | None = None, p: float = 2, constants: Any = None
+    ) -> str:
+        """A table of the parameters: path, shape, role, uses.
+
+        With ``params``, also the share of the path mass that runs through each.
+        """
+        return summarize(self, params, p, constants)
+
+    def labels(self) -> Params:
+        """A tree like the parameters, of ``"path"`` and ``"no path"``."""
+        return label_tree(self)
+
+    def check(self, params: Params, constants: Any = None) -> None:
+        """Raises a ValueError where ``params`` or ``constants`` are not its own."""
+        check_leaves(self, params)
+        given, wanted = map(_shapes, (constants, self.constants))
+        if given != wanted:
+            raise ValueError(
+                f"constants have the structure and shapes {given}, but the network was "
+                f"traced with {wanted}. Pass `constants=` as trace_network got them."
+            )
+
+    def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
+        """phi_p, a scalar."""
+        weights = self._weights(params, p)
+        context = Context(p, path_dtype(*weights), gammas=False, uses=Uses())
+        masses = [_mass.mass(weight, p) for weight in weights]
+        return _mass.root(self._total(context, weights, masses, constants), p)
+
+    def inverse_roots(
+        self, params: Params, p: float, normalize: bool = False, constants: Any = None
+    ) -> list[Factors]:
+        """1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of each of the leaves."""
+        weights = self._weights(params, p)
+        context = Context(p, path_dtype(*weights), gammas=True, uses=Uses())
+        masses = [_mass.mass(weight, p) for weight in weights]
+
+        def total(mantissas: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+            moved = [m._replace(mantissa=x) for m, x in zip(masses, mantissas, strict=True)]
+            mass = self._total(context, weights, moved, constants)
+            return mass.mantissa, mass.exponent
+
+        mantissas = [mass.mantissa for mass in masses]
+        mantissa, pull, exponent = jax.vjp(total, mantissas, has_aux=True)
+        scale = jnp.where(mantissa != 0, mantissa, 1) if normalize else 1
+        [slopes] = pull(jnp.ones_like(mantissa) / scale)
+        above = jnp.int32(0) if normalize else exponent
+        return [
+            () if leaf.role == NO_PATH else _factors(slope, above, mass, p)
+            for leaf, slope, mass in zip(self.parameters, slopes, masses, strict=True)
+        ]
+
+    def _weights(self, params: Params, p: float) -> list[jax.Array]:
+        """The leaves in the dtype of their masses; of those on no path, any numbers."""
+        if math.isinf(p):
+            raise ValueError(
+                "p = inf has no scaling in a traced network: the derivative of a "
+                "maximum knows only one of its paths. Use a finite p, or "
+                "layered_network."
+            )
+        leaves = [
+            jnp.zeros(parameter.shape) if is_masked(leaf) else leaf
+            for parameter, leaf in zip(
+                self.parameters, jax.tree.leaves(params, is_leaf=is_masked), strict=True
+            )
+        ]
+        dtype = path_dtype(*leaves)
+        return [leaf.astype(dtype) for leaf in leaves]
+
+    def _total(
+        self,
+        context: Context,
+        weights: Sequence[jax.Array],
+        masses: Sequence[Mass],
+        constants: Any,
+    ) -> Mass:
+        known = jax.tree.leaves(constants)
+        output = _run(context, self.jaxpr, weights, masses, self.inputs, known)
+        mass = context.mass(output)
+        return mass._replace(mantissa=jnp.sum(mass.mantissa))
+
+
+def trace_network(
+    apply_fn: Callable[..., jax.Array], params: Params, x: Any, constants: Any = None
+) -> TracedNetwork:
+    r"""Reads the paths of a ReLU network off the JAX function that applies it.
+
+    The function is traced for one example, without running it. Each of its operations
+    has a rule for the mass of paths, the sum of the products of :math:`|w_e|^p`:
+
+    .. math::
+      \Phi_p(w) = \phi_p(w)^p, \qquad
+      \gamma_p(w, e) = \Big( \frac{\partial \Phi_p}{\partial |w_e|^p} \Big)^{2/p}
+
+    Convolutions and matrix products by weights, sums, skip connections, concatenation,
+    poolings, embeddings, scans, ReLU, leaky ReLU, abs and maxout have rules. Pooling
+    by maximum counts the paths of all that is pooled; a leaky ReLU those of its
+    positive side. A parameter that is used many times gets the sum over its uses. What
+    is added is a path from a unit that is always 1, as a bias is; constants, such as
+    BatchNorm's running averages, are fixed edges, and BatchNorm's shift
+    ``bias - mean * scale / std`` is one edge.
+
+    Args:
+      apply_fn: ``apply_fn(params, x)``, or ``apply_fn(params, x, constants)``, which
+        returns one array of outputs, a row for each example; without dropout, and with
+        BatchNorm on its running averages.
+      params: a parameter tree of floating arrays, or of `jax.ShapeDtypeStruct`.
+      x: a batch of examples, of any size, or the `jax.ShapeDtypeStruct` of one; a tree
+        of arrays with a leading batch axis, if the function takes one. Integers are
+        indices of an embedding.
+      constants: what the function needs besides, isn't trained, and may change, such as
+        running averages: a tree of arrays, or of `jax.ShapeDtypeStruct`. The measures
+        and the transformations take their present values as ``constants=``.
+
+    Returns:
+      The network, to be made once, outside of jit.
+
+    Raises:
+      ValueError: if a parameter isn't floating, if the function can't be traced on one
+        example, returns something else than an array of outputs that depend on ``x``,
+        or has an operation without path semantics.
+
+    Example:
+      >>> import jax
+      >>> from flax import linen as nn
+      >>> import pathsgd_optax as pathsgd
+      >>> model = nn.Sequential([nn.Conv(4, (3, 3)), nn.relu, lambda x: x.mean((1, 2)),
+      ...                        nn.Dense(2, use_bias=False)])
+      >>> x = jax.numpy.ones((1, 8, 8, 1))
+      >>> params = model.init(jax.random.key(0), x)
+      >>> network = pathsgd.trace_network(model.apply, params, x)
+      >>> print(network.summary())
+      parameter                          shape         role    uses
+      ['params']['layers_0']['bias']     (4,)          bias    1
+      ['params']['layers_0']['kernel']   (3, 3, 1, 4)  weight  1
+      ['params']['layers_3']['kernel']   (4, 2)        weight  1
+
+    References:
+      Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
+      Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equations (5) and (9);
+      Neyshabur et al., `Path-Normalized Optimization of Recurrent Neural Networks with
+      ReLU Activations <https://arxiv.org/abs/1605.07154>`_, 2016, for shared weights.
+    """
+    params, x, constants = map(_shapes, (params, x, constants))
+    _check_params(params)
+    jaxpr = _trace(apply_fn, params, x, constants)
+    inputs = tuple(map(_one_example, jax.tree.leaves(x)))
+    uses, on_path = _uses(jaxpr, params, inputs, constants)
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    parameters = tuple(
+        Parameter(
+            leaf_name(path),
+            leaf.shape,
+            "/".join(sorted(uses.roles[k])) if k in on_path else NO_PATH,
+            uses.times[k] if k in on_path else 0,
+        )
+        for k, (path, leaf) in enumerate(leaves)
+    )
+    return TracedNetwork(
+        jaxpr, jax.tree.structure(params), constants, inputs, parameters
+    )
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), tree)
+
+
+def _one_example(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+
+
+def _check_params(params: Params) -> None:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves:
+        raise ValueError("params have no leaves: pass the tree of the network's weights.")
+    for path, leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"{leaf_name(path)} is {leaf.dtype}, not floating. Pass what isn't "
+                "trained as `constants`."
+            )
+
+
+def _trace(
+    apply_fn: Callable[..., Any], params: Params, x: Any, constants: Any
+) -> ClosedJaxpr:
+    """The jaxpr for one example, once the function is known to take a batch of them."""
+    rest = () if constants is None else (constants,)
+    batches = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
+    if len(batches) != 1 or () in batches:
+        raise ValueError(
+            f"x must have one leading batch axis, but its shapes are {_listed(x)}. Pass "
+            "a batch of examples: x[None] for one."
+        )
+    one = jax.tree.map(_one_example, x)
+    try:
+        outputs = jax.eval_shape(apply_fn, params, x, *rest)
+        jaxpr, output = jax.make_jaxpr(apply_fn, return_shape=True)(params, one, *rest)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"apply_fn fails on these params and x of shape {_listed(x)}, or on a "
+            f"batch of one example of it: {error}"
+        ) from error
+    _check_outputs(outputs, output, *batches)
+    return jaxpr
+
+
+def _listed(tree: Any) -> str:
+    return ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _check_outputs(outputs: Any, output: Any, batch: tuple[int]) -> None:
+    """Raises unless there is one array of outputs, with a row for each example."""
+    leaves = jax.tree.leaves(outputs)
+    if len(leaves) != 1:
+        raise ValueError(
+            f"apply_fn returns {len(leaves)} arrays, but paths end in one: return the "
+            "outputs alone (without the updated batch_stats, carries or activations)."
+        )
+    if leaves[0].shape[:1] != batch or math.prod(leaves[0].shape) != math.prod(
+        (*batch, *jax.tree.leaves(output)[0].shape)
+    ):
+        raise ValueError(
+            f"apply_fn returns outputs of shape {leaves[0].shape} for a batch of "
+            f"{batch[0]}, not a row for each example. Give x a leading batch axis: "
+            "x[None] for one example."
+        )
+
+
+def _uses(
+    jaxpr: ClosedJaxpr,
+    params: Params,
+    inputs: Sequence[jax.ShapeDtypeStruct],
+    constants: Any,
+) -> tuple[Uses, set[int]]:
+    """How each leaf is used, and the leaves on a path, from shapes alone."""
+    uses = Uses()
+    on_path: set[int] = set()
+
+    def run(leaves: list[jax.Array], known: list[jax.Array]) -> None:
+        context = Context(1.0, path_dtype(*leaves), gammas=True, uses=uses)
+        weights = [leaf.astype(context.dtype) for leaf in leaves]
+        masses = [_mass.mass(weight, 1.0) for weight in weights]
+        output = _run(context, jaxpr, weights, masses, inputs, known)
+        if not (isinstance(output, Value) and output.is_data):
+            raise ValueError(
+                "the outputs of apply_fn are not floating values that depend on x."
+            )
+        on_path.update(leaf for leaf, _ in output.leaves)
+
+    jax.eval_shape(run, jax.tree.leaves(params), jax.tree.leaves(constants))
+    return uses, on_path
+
+
+def _run(
+    context: Context,
+    jaxpr: ClosedJaxpr,
+    weights: Sequence[jax.Array],
+    masses: Sequence[Mass],
+    inputs: Sequence[jax.ShapeDtypeStruct],
+    constants: Sequence[jax.Array],
+) -> Operand:
+    """The network's outputs, as path values."""
+    leaves = [
+        Value(weight, mass, leaves=frozenset([(k, 1)]))
+        for k, (weight, mass) in enumerate(zip(weights, masses, strict=True))
+    ]
+    data = [_input(context, spec) for spec in inputs]
+    first = map(constant, jaxpr.consts)
+    last = map(constant, constants)
+    [output] = interpret(context, jaxpr.jaxpr, [*first, *leaves, *data, *last])
+    return output
+
+
+def _input(context: Context, spec: jax.ShapeDtypeStruct) -> Operand:
+    """Input units are the sources of paths; integers tell which ones."""
+    if not jnp.issubdtype(spec.dtype, jnp.floating):
+        return Indices()
+    return Value(None, _mass.of_exponent(jnp.ones(spec.shape, context.dtype), 0))
+
+
+def _factors(slope: jax.Array, above: jax.Array, mass: Mass, p: float) -> Factors:
+    """(slope * 2**above)**(-1/p), for a mass at its exponent."""
+    exponent = above - mass.exponent
+    return _mass.inverse_root(Mass(slope, exponent, exponent), p)

@@ -1,0 +1,186 @@
+"""What an array of a traced network is to its paths.
+
+An array is data (it depends on the inputs), a weight (on parameters only) or a
+constant. Paths enter data at the inputs; through a weight that is added they enter
+from a unit whose value is always 1, as through a bias.
+
+A constant that is added is kept apart, with its sign, while the sum is only moved or
+multiplied, because what is added next may belong to the same edge: BatchNorm subtracts
+``mean`` first and adds ``bias`` last, and its shift ``bias - mean * scale`` is one edge.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import JaxprEqn
+
+from pathsgd_optax import _mass
+from pathsgd_optax._mass import Mass, aligned
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Value:
+    """A floating array, or an integer one that no input changes.
+
+    Args:
+      value: the array itself; None for data.
+      mass: the masses of the paths that lead to its entries; None for constants.
+      offset: a constant part that has not become a mass.
+      leaves: the parameters that its paths run through, each with the number of times
+        that one use of the array uses it.
+      zero: whether all entries are known to be 0.
+    """
+
+    value: jax.Array | None
+    mass: Mass | None = None
+    offset: jax.Array | None = None
+    leaves: frozenset[tuple[int, int]] = dataclasses.field(
+        default=frozenset(), metadata={"static": True}
+    )
+    zero: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    @property
+    def is_data(self) -> bool:
+        """Whether it depends on the inputs."""
+        return self.value is None
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it depends neither on the inputs nor on parameters."""
+        return self.mass is None
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it depends on parameters, but not on the inputs."""
+        return not (self.is_data or self.is_constant)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return (self.value if self.mass is None else self.mass.mantissa).shape
+
+    @property
+    def pending(self) -> jax.Array | None:
+        """The constant part that has not become a mass."""
+        if self.is_constant:
+            return None if self.zero else self.value
+        return self.offset
+
+    def map(self, function: Callable[[jax.Array], jax.Array]) -> "Value":
+        """Applies a linear function, with coefficients 0 and 1, to each part."""
+        value, offset, mass = (self.value, self.offset, self.mass)
+        return dataclasses.replace(
+            self,
+            value=None if value is None else function(value),
+            offset=None if offset is None else function(offset),
+            mass=None if mass is None else mass._replace(mantissa=function(mass[0])),
+        )
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Indices:
+    """Integers that depend on the inputs: good only to look weights up."""
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, eq=False)
+class Comparison:
+    """Where ``operand`` is positive, or negative."""
+
+    operand: Value
+    positive: bool
+
+
+Operand: TypeAlias = Value | Indices | Comparison
+
+
+class NoPathError(Exception):
+    """An operation without path semantics; its place is added by the interpreter."""
+
+
+class Uses:
+    """How often, and as what, each parameter joins the data."""
+
+    def __init__(self) -> None:
+        self.times: dict[int, int] = defaultdict(int)
+        self.roles: dict[int, set[str]] = defaultdict(set)
+
+    def add(self, role: str, value: Value) -> None:
+        """Notes the use of a weight."""
+        for leaf, times in value.leaves:
+            self.times[leaf] += times
+            self.roles[leaf].add(role)
+
+    def update(self, other: "Uses") -> None:
+        """Adds what another one has noted."""
+        for leaf, times in other.times.items():
+            self.times[leaf] += times
+            self.roles[leaf] |= other.roles[leaf]
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a rule knows besides its operands.
+
+    Args:
+      p: order of the norm.
+      dtype: dtype of the masses, and of weights and offsets.
+      gammas: whether derivatives are taken with respect to masses, not to weights.
+      uses: the record of the parameters' uses.
+      eqn: the equation that the rule is applied to.
+      scope: the modules around the equation.
+    """
+
+    p: float
+    dtype: jnp.dtype
+    gammas: bool
+    uses: Uses
+    eqn: JaxprEqn | None = None
+    scope: str = ""
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the primitive."""
+        return self.eqn.params
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """The shape of the first result."""
+        return self.eqn.outvars[0].aval.shape
+
+    def bind(self, *arrays: jax.Array, **changed: Any) -> list[jax.Array]:
+        """Applies the primitive itself."""
+        results = self.eqn.primitive.bind(*arrays, **(self.params | changed))
+        return results if self.eqn.primitive.multiple_results else [results]
+
+    def mass(self, x: Value) -> Mass:
+        """The masses of all paths to ``x``, its constant part included."""
+        pending = x.pending
+        if x.is_constant:
+            return _mass.mass(x.value.astype(self.dtype), self.p)
+        return x.mass if pending is None else _mass.add(x.mass, self.edge(pending))
+
+    def edge(self, weight: jax.Array, carrier: Mass | None = None) -> Mass:
+        """The mass of an edge with this weight, whose gammas are those of ``carrier``."""
+        edge = _mass.ordered(_mass.mass(weight, self.p))
+        if not self.gammas:
+            return edge
+        if carrier is None:
+            return edge._replace(mantissa=lax.stop_gradient(edge.mantissa))
+        slope = jnp.broadcast_to(aligned(carrier, edge.exponent), weight.shape)
+        return edge._replace(mantissa=_mass.with_slope_of(edge.mantissa, slope))
+
+    def settle(self, x: Value) -> Value:
+        """``x`` with its constant part as paths."""
+        return dataclasses.replace(x, mass=self.mass(x), offset=None, zero=False)
+
+    def shaped(self, x: Value) -> Value:
+        """``x`` broadcast to the shape of the result."""
+        return x.map(lambda part: jnp.broadcast_to(part, self.out_shape))
