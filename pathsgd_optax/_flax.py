@@ -48,7 +48,7 @@ def trace_linen(
     """
     constants = {name: leaf for name, leaf in variables.items() if name != "params"}
 
-    def apply_fn(params: Params, x: Any, constants: Any = None) -> jax.Array:
+    def apply_fn(params: Params, x: Any, constants: Any = None) -> Any:
         return module.apply({"params": params, **(constants or {})}, x, *args, **kwargs)
 
     return trace_network(apply_fn, variables["params"], x, constants or None)
@@ -78,13 +78,15 @@ def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNet
       >>> from flax import nnx
       >>> import pathsgd_optax as pathsgd
       >>> rngs = nnx.Rngs(0)
-      >>> model = nnx.Sequential(nnx.Linear(3, 5, rngs=rngs), nnx.relu,
-      ...                        nnx.Dropout(0.5, rngs=rngs), nnx.Linear(5, 2, rngs=rngs))
+      >>> model = nnx.Sequential(
+      ...     nnx.Linear(3, 5, rngs=rngs), nnx.relu, nnx.Dropout(0.5, rngs=rngs),
+      ...     nnx.Linear(5, 2, rngs=rngs))
       >>> network = pathsgd.trace_nnx(model, jax.numpy.ones((1, 3)))
       >>> [parameter.role for parameter in network.parameters]
       ['bias', 'weight', 'bias', 'weight']
     """
-    graph, params, statistics, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    split: Any = nnx.split
+    graph, params, statistics, rest = split(model, nnx.Param, nnx.BatchStat, ...)
 
     def apply_fn(params: Any, x: Any, statistics: Any = statistics) -> jax.Array:
         copy = nnx.merge(graph, params, statistics, rest)

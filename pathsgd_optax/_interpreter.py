@@ -18,7 +18,8 @@ from pathsgd_optax._values import Context, Indices, NoPathError, Operand, Uses, 
 
 
 CALLS = frozenset(
-    "checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit remat2".split()
+    "checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit "
+    "remat remat2".split()
 )
 """The primitives that do nothing but call a function."""
 
@@ -48,7 +49,9 @@ def constant(array: Any) -> Value:
 
 
 def _literal(atom: Literal) -> Value:
-    return Value(jnp.asarray(atom.val, atom.aval.dtype), zero=bool(atom.val == 0))
+    aval: Any = atom.aval
+    uniform = float(atom.val) if jnp.ndim(atom.val) == 0 else None
+    return Value(jnp.asarray(atom.val, aval.dtype), uniform=uniform)
 
 
 def _live(jaxpr: Jaxpr) -> list[JaxprEqn]:
@@ -65,17 +68,21 @@ def _live(jaxpr: Jaxpr) -> list[JaxprEqn]:
 def _evaluate(
     context: Context, eqn: JaxprEqn, operands: Sequence[Operand]
 ) -> list[Operand]:
-    name = eqn.primitive.name
-    inner = dataclasses.replace(context, eqn=eqn, scope=_scope(context, eqn))
-    if name in CALLS:
+    callers = (
+        context.callers if context.eqn is None else (*context.callers, context.eqn)
+    )
+    context = dataclasses.replace(context, eqn=eqn, callers=callers)
+    if eqn.primitive.name in CALLS:
         jaxpr, constants = _called(eqn)
-        return interpret(inner, jaxpr, [*map(constant, constants), *operands])
+        return interpret(context, jaxpr, [*map(constant, constants), *operands])
     try:
-        if name == "scan" and not _all_constant(operands):
-            return _scan(inner, operands)
-        return apply_rule(inner, operands)
+        if eqn.primitive.name == "scan" and not _all_constant(operands):
+            return _scan(context, operands)
+        return apply_rule(context, operands)
     except NoPathError as error:
-        raise ValueError(f"{name} {_place(inner)} has no paths: {error}") from None
+        raise ValueError(
+            f"{eqn.primitive.name}{_place(context)} has no path semantics: {error}"
+        ) from None
 
 
 def _all_constant(operands: Sequence[Operand]) -> bool:
@@ -91,25 +98,25 @@ def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
     raise NotImplementedError(f"{eqn.primitive} without a jaxpr")
 
 
-def _scope(context: Context, eqn: JaxprEqn) -> str:
-    return "/".join(filter(None, [context.scope, str(eqn.source_info.name_stack)]))
-
-
 def _place(context: Context) -> str:
-    """The module and the line of an equation."""
-    traceback = context.eqn.source_info.traceback
-    files = [
-        (Path(frame.file_name), frame.line_num)
-        for frame in (traceback.frames if traceback else ())
-    ]
-    lines = [f"at {file.name}:{line}" for file, line in files if not _in_library(file)]
-    scope = [f"in {context.scope}"] if context.scope else []
-    return " ".join([*scope, *lines[:1]])
+    """The modules and the line of an equation."""
+    eqns = (*context.callers, context.eqn)
+    scope = "/".join(filter(None, (str(e.source_info.name_stack) for e in eqns)))
+    lines = [line for eqn in reversed(eqns) for line in _lines(eqn)]
+    return (f" in {scope}" if scope else "") + "".join(f" at {x}" for x in lines[:1])
+
+
+def _lines(eqn: JaxprEqn) -> list[str]:
+    """The user's own lines, the innermost first."""
+    traceback: Any = eqn.source_info.traceback
+    frames = traceback.frames if traceback else ()
+    files = [(Path(frame.file_name), frame.line_num) for frame in frames]
+    return [f"{file.name}:{line}" for file, line in files if not _in_library(file)]
 
 
 def _in_library(file: Path) -> bool:
-    packages = [sys.modules[name] for name in LIBRARIES if name in sys.modules]
-    return any(file.is_relative_to(Path(p.__file__).parent) for p in packages)
+    files = [sys.modules[name].__file__ for name in LIBRARIES if name in sys.modules]
+    return any(file.is_relative_to(Path(name).parent) for name in files if name)
 
 
 # Scans.
@@ -119,7 +126,10 @@ def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     params = context.params
     length, jaxpr = params["length"], params["jaxpr"]
     constants, carry, rows = _parted(operands, params)
-    constants = [*map(constant, jaxpr.consts), *(_repeated(x, length) for x in constants)]
+    constants = [
+        *map(constant, jaxpr.consts),
+        *(_repeated(x, length) for x in constants),
+    ]
     rows = [_stack(x, length) for x in rows]
 
     def body(context: Context, carry: list[Operand], rows: list[Operand]) -> Any:
@@ -158,10 +168,14 @@ def _stable(
         trial = dataclasses.replace(context, uses=Uses())
         after, _ = jax.eval_shape(functools.partial(body, trial), carry, first)
         joined = [_like(context, *pair) for pair in zip(carry, after, strict=True)]
-        if jax.tree.structure(joined) == jax.tree.structure(carry):
+        if _structure(joined) == _structure(carry):
             context.uses.update(trial.uses)
             return joined
         carry = joined
+
+
+def _structure(tree: Any) -> Any:
+    return jax.tree.structure(tree)
 
 
 def _like(context: Context, x: Operand, other: Operand) -> Operand:
@@ -169,7 +183,9 @@ def _like(context: Context, x: Operand, other: Operand) -> Operand:
     if isinstance(x, Indices) and isinstance(other, Indices):
         return x
     if not (isinstance(x, Value) and isinstance(other, Value)):
-        raise NoPathError("it carries integers or comparisons that depend on the inputs.")
+        raise NoPathError(
+            "it carries integers or comparisons that depend on the inputs."
+        )
     if x.is_constant and other.is_constant:
         return Value(x.value)
     return Value(None, context.mass(x), leaves=x.leaves | other.leaves)

@@ -131,7 +131,9 @@ def with_slope_of(x: jax.Array, carrier: jax.Array) -> jax.Array:
 
 
 @with_slope_of.defjvp
-def _(primals, tangents):
+def _slope_of_carrier(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
     return primals[0], tangents[1]
 
 
@@ -158,7 +160,7 @@ def inverse_root(x: Mass, p: float) -> tuple[jax.Array, jax.Array]:
 
 
 def _root(x: jax.Array, p: float) -> jax.Array:
-    """``x**(1/p)``, by square roots, which are exact in powers of two, for 1, 2, 4..."""
+    """``x**(1/p)``; by square roots, exact in powers of two, for p in 1, 2, 4..."""
     live = x != 0
     x = jnp.where(live, x, 1)
     while p > 1 and (p / 2).is_integer():

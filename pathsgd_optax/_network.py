@@ -156,7 +156,7 @@ def summarize(
     constants: Any = None,
 ) -> str:
     """A table with a line for each parameter."""
-    rows = [("parameter", "shape", "role", "uses")]
+    rows: list[tuple[str, ...]] = [("parameter", "shape", "role", "uses")]
     rows += [(x.path, str(x.shape), x.role, str(x.uses)) for x in network.parameters]
     if params is not None:
         shares = path_shares(network, params, check_norm_order(p), constants)

@@ -7,12 +7,35 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 
 from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass, aligned
-from pathsgd_optax._values import Comparison, Context, Indices, NoPathError, Operand, Value
+from pathsgd_optax._reasons import (
+    CLIPPED,
+    COMPARISON,
+    CONTROL,
+    DIVISION,
+    INDEXED,
+    INTEGERS,
+    NONLINEAR,
+    PADDED,
+    PRODUCT,
+    RANDOM,
+    ROUNDED,
+    STATISTICS,
+    UNKNOWN,
+)
+from pathsgd_optax._values import (
+    Comparison,
+    Context,
+    Indices,
+    NoPathError,
+    Operand,
+    Value,
+)
 
 
 Rule: TypeAlias = Callable[..., list[Operand]]
@@ -20,38 +43,48 @@ Rule: TypeAlias = Callable[..., list[Operand]]
 RULES: dict[str, Rule] = {}
 """From the name of a primitive to ``rule(context, *operands)``."""
 
-HOMOGENEOUS = (
-    "Paths need operations that a positive factor passes through, such as relu, "
-    "leaky_relu, abs, max-pooling and sums. If a softmax or a sigmoid ends the "
-    "network, leave it to the loss and return the logits. If you know what the "
-    "operation does to path masses, tell register_path_rule."
-)
-PRODUCT = (
-    "it multiplies two values that depend on the inputs (as attention and gates do), "
-    "but a path runs through one of them. " + HOMOGENEOUS
-)
-STATISTICS = (
-    "it squares a value that depends on the inputs, as statistics of the data do: "
-    "LayerNorm, GroupNorm, or BatchNorm in training mode. Run BatchNorm on its running "
-    "averages: train=False or use_running_average=True, or model.eval() in nnx."
-)
-RANDOM = (
-    "it draws random numbers: dropout is active. Switch it off for the trace: "
-    "deterministic=True or train=False, or model.eval() in nnx."
-)
-INTEGERS = (
-    "the inputs are integers, which may only look up the rows of an embedding. "
-    "Convert them to a floating dtype before, if each is an input unit."
-)
-NONLINEAR = (
-    "a parameter enters it, and it isn't linear. Paths need weights that are products "
-    "and sums of parameters; pass what isn't trained, such as running averages, as "
-    "`constants`. "
-)
-CLIPPED = (
-    "it clips at a constant that is not 0, as relu6 and hard_tanh do, which rescaling "
-    "moves. Use relu. "
-)
+
+def register_path_rule(
+    primitive: Primitive, rule: Callable[..., jax.Array | Sequence[jax.Array]]
+) -> None:
+    r"""Tells what an operation does to path masses, for every network traced later.
+
+    The mass of a value is the sum, over the paths that lead to it, of the products of
+    their weights' :math:`|w_e|^p`. A rule must be linear in the masses together, for
+    example the sum of them where the operation selects one of several values.
+
+    Args:
+      primitive: a JAX primitive without a rule; one of your own, or one of
+        `jax.extend.core.primitives`.
+      rule: ``rule(*operands, **params)`` gets, for each operand that depends on the
+        inputs or on parameters, its non-negative masses, in the operand's shape, and
+        the others as they are. It returns the masses of the result, or a sequence of
+        them if there are several results. ``params`` are the primitive's.
+
+    Raises:
+      ValueError: if the primitive has a rule.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import pathsgd_optax as pathsgd
+      >>> pathsgd.register_path_rule(  # a 1-Lipschitz function through 0
+      ...     jax.extend.core.primitives.sin_p, lambda mass, **params: mass)
+      >>> params = jnp.array([[3.0]])
+      >>> network = pathsgd.trace_network(
+      ...     lambda w, x: jnp.sin(x @ w), params, jnp.ones((1, 1)))
+      >>> print(pathsgd.path_norm(network, params))
+      3.0
+
+    References:
+      Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
+      Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (5).
+    """
+    if primitive.name in RULES:
+        raise ValueError(
+            f"the primitive {primitive.name} has a path rule; a second one would "
+            "change networks that others trace. Define a primitive of your own."
+        )
+    RULES[primitive.name] = functools.partial(_custom, rule)
 
 
 def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
@@ -62,20 +95,40 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     if any(isinstance(x, Indices) for x in operands):
         return _with_indices(context, *operands)
     if any(isinstance(x, Comparison) for x in operands) and name != "select_n":
-        raise NoPathError("it computes with a comparison. " + HOMOGENEOUS)
+        raise NoPathError(COMPARISON)
     if all(isinstance(x, Value) and x.is_constant for x in operands):
         return _constant(context, *operands)
     if name not in RULES:
-        weights_only = not any(x.is_data for x in operands)
-        raise NoPathError((NONLINEAR if weights_only else "") + HOMOGENEOUS)
+        data = any(isinstance(x, Value) and x.is_data for x in operands)
+        raise NoPathError(UNKNOWN if data else NONLINEAR)
     return RULES[name](context, *(_cast(context, x) for x in operands))
 
 
-def _constant(context: Context, *operands: Value) -> list[Operand]:
-    moved = RULES.get(context.eqn.primitive.name) in (_moving, _identity)
-    zero = moved and all(x.zero for x in operands)
+def _constant(context: Context, *operands: Any) -> list[Operand]:
+    moved = RULES.get(context.eqn.primitive.name) in (_moving, _identity, _converted)
+    uniform = operands[0].uniform if moved and len(operands) == 1 else None
     results = context.bind(*(x.value for x in operands))
-    return [Value(result, zero=zero) for result in results]
+    return [Value(result, uniform=uniform) for result in results]
+
+
+def _custom(
+    rule: Callable[..., Any], context: Context, *operands: Value
+) -> list[Operand]:
+    paths = [context.mass(x) for x in operands if not x.is_constant]
+    exponent, order = _mass.common_exponent(*paths)
+    rest = iter(paths)
+    results = rule(
+        *(
+            x.value if x.is_constant else aligned(next(rest), exponent)
+            for x in operands
+        ),
+        **context.params,
+    )
+    _note(context, "weight", operands)
+    return [
+        Value(None, Mass(result, exponent, order), leaves=_leaves(operands))
+        for result in ([results] if isinstance(results, jax.Array) else results)
+    ]
 
 
 def _cast(context: Context, x: Operand) -> Operand:
@@ -86,9 +139,9 @@ def _cast(context: Context, x: Operand) -> Operand:
     return x
 
 
-def _constants(operands: Sequence[Value]) -> list[jax.Array]:
+def _constants(operands: Sequence[Any]) -> list[jax.Array]:
     if not all(x.is_constant for x in operands):
-        raise NoPathError("what it computes with must not depend on the inputs.")
+        raise NoPathError(INDEXED)
     return [x.value for x in operands]
 
 
@@ -105,7 +158,7 @@ def _identity(context: Context, *operands: Value) -> list[Operand]:
 
 def _converted(context: Context, x: Value) -> list[Operand]:
     if not jnp.issubdtype(context.params["new_dtype"], jnp.floating):
-        raise NoPathError("it makes integers of a floating value. " + HOMOGENEOUS)
+        raise NoPathError(ROUNDED)
     return [x]
 
 
@@ -113,9 +166,15 @@ def _moving(context: Context, x: Value, *rest: Value) -> list[Operand]:
     """Entries move, or repeat; ``rest`` tells where."""
     constants = _constants(rest)
     return [
-        x.map(lambda part, k=k: context.bind(part, *constants)[k])
+        x.map(functools.partial(_nth_result, context, constants, k))
         for k in range(len(context.eqn.outvars))
     ]
+
+
+def _nth_result(
+    context: Context, constants: Sequence[jax.Array], k: int, part: jax.Array
+) -> jax.Array:
+    return context.bind(part, *constants)[k]
 
 
 def _summing(context: Context, x: Value) -> list[Operand]:
@@ -124,13 +183,16 @@ def _summing(context: Context, x: Value) -> list[Operand]:
 
 def _pad(context: Context, x: Value, padding: Value) -> list[Operand]:
     if not padding.zero:
-        raise NoPathError("it pads with something else than 0.")
+        raise NoPathError(PADDED)
     return _moving(context, x, padding)
 
 
 def _negated(context: Context, x: Value) -> list[Operand]:
-    mass = x.mass
-    return [dataclasses.replace(x.map(jnp.negative), mass=mass)]
+    return [_negative(x)]
+
+
+def _negative(x: Value) -> Value:
+    return dataclasses.replace(x.map(jnp.negative), mass=x.mass)
 
 
 # Positively homogeneous operations.
@@ -142,18 +204,28 @@ def _homogeneous(context: Context, x: Value) -> list[Operand]:
     return [dataclasses.replace(context.settle(x), value=value)]
 
 
-def _pooling(sum_p: Primitive, context: Context, x: Value) -> list[Operand]:
+def _pooling(
+    total: Callable[..., jax.Array], context: Context, x: Value
+) -> list[Operand]:
     """The largest of several values has the paths of all."""
     mass = context.mass(x)
-    mantissa = sum_p.bind(mass.mantissa, **context.params)
+    mantissa = total(mass.mantissa, **context.params)
     value = None if x.is_data else context.bind(x.value)[0]
     return [Value(value, mass._replace(mantissa=mantissa), leaves=x.leaves)]
 
 
+def _total(x: jax.Array, axes: Sequence[int], **_: Any) -> jax.Array:
+    return jnp.sum(x, axes)
+
+
+def _window_total(x: jax.Array, **window: Any) -> jax.Array:
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, **window)
+
+
 def _extremum(context: Context, x: Value, y: Value) -> list[Operand]:
     """Of 0 and a value, it is a ReLU; of two values, pooling."""
-    if not all(z.zero for z in (x, y) if z.is_constant):
-        raise NoPathError(CLIPPED + HOMOGENEOUS)
+    if not all(z.zero or z.is_infinite for z in (x, y) if z.is_constant):
+        raise NoPathError(CLIPPED)
     value = None if x.is_data or y.is_data else context.bind(x.value, y.value)[0]
     paths = [context.settle(z) for z in (x, y) if not z.is_constant]
     mass = functools.reduce(_mass.add, [z.mass for z in paths])
@@ -161,7 +233,7 @@ def _extremum(context: Context, x: Value, y: Value) -> list[Operand]:
 
 
 def _clamp(context: Context, *operands: Value) -> list[Operand]:
-    raise NoPathError(CLIPPED + HOMOGENEOUS)
+    raise NoPathError(CLIPPED)
 
 
 def _compare(above: bool, context: Context, x: Value, y: Value) -> list[Operand]:
@@ -169,16 +241,15 @@ def _compare(above: bool, context: Context, x: Value, y: Value) -> list[Operand]
         return [Comparison(x, above)]
     if x.zero:
         return [Comparison(y, not above)]
-    raise NoPathError("it compares with something else than 0. " + HOMOGENEOUS)
+    raise NoPathError(COMPARISON)
 
 
 def _select(context: Context, which: Operand, *cases: Value) -> list[Operand]:
-    if isinstance(which, Value):
-        return [_merged(context, cases, functools.partial(context.bind, which.value))]
+    if not isinstance(which, Comparison):
+        [constant] = _constants([which])
+        return [_merged(context, cases, functools.partial(context.bind, constant))]
     if len(cases) != 2 or not any(x is which.operand for x in cases):
-        raise NoPathError(
-            "it selects by the sign of another value (as gates do). " + HOMOGENEOUS
-        )
+        raise NoPathError(COMPARISON)
     other, chosen = cases if which.positive else cases[::-1]
     return [context.settle(other if chosen.zero else chosen)]
 
@@ -217,15 +288,21 @@ def _merged(
     exponent, order = _mass.common_exponent(*masses)
     parts = [None if x.mass is None else aligned(x.mass, exponent) for x in operands]
     offsets = [x.pending for x in operands]
-    pending = any(part is not None for part in offsets)
     zeros = [jnp.zeros(x.shape, context.dtype) for x in operands]
-    fill = lambda parts: [z if p is None else p for p, z in zip(parts, zeros)]
     return Value(
         None if data else function(*(x.value for x in operands))[0],
-        Mass(function(*fill(parts))[0], exponent, order),
-        function(*fill(offsets))[0] if pending else None,
+        Mass(function(*map(_or, parts, zeros))[0], exponent, order),
+        function(*map(_or, offsets, zeros))[0] if _any(offsets) else None,
         _leaves(operands),
     )
+
+
+def _any(parts: Sequence[jax.Array | None]) -> bool:
+    return any(part is not None for part in parts)
+
+
+def _or(part: jax.Array | None, default: jax.Array) -> jax.Array:
+    return default if part is None else part
 
 
 def _note(context: Context, role: str, operands: Sequence[Value]) -> None:
@@ -261,7 +338,7 @@ def _shifted(context: Context, x: Value, bias: Value) -> Value:
 
 
 def _subtract(context: Context, x: Value, y: Value) -> list[Operand]:
-    return _add(context, x, *_negated(context, y))
+    return _add(context, x, _negative(y))
 
 
 # Products.
@@ -289,7 +366,7 @@ def _multiply(context: Context, x: Value, y: Value) -> list[Operand]:
 
 def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
     if y.is_data:
-        raise NoPathError("it divides by a value that depends on the inputs. ")
+        raise NoPathError(DIVISION)
     if y.is_weight:
         raise NoPathError(NONLINEAR)
     return _multiply(context, x, Value(1 / y.value))
@@ -316,15 +393,21 @@ def _contract(context: Context, x: Value, y: Value) -> list[Operand]:
 def _contracted(
     bind: Callable[..., list[jax.Array]], x: Mass, y: Mass, scaled: int
 ) -> Mass:
-    """The magnitude of an operand is taken out of the result, with which XLA fuses it."""
+    """An operand's magnitude is taken out of the result, as XLA fuses that."""
     [mantissa] = bind(x.mantissa, y.mantissa)
     inverse, exponent, order = _mass.unit((x, y)[scaled])
     other = (y, x)[scaled]
     return Mass(mantissa * inverse, exponent + other.exponent, order + other.order)
 
 
-def _square(context: Context, x: Value, **_: Any) -> list[Operand]:
-    raise NoPathError(STATISTICS if x.is_data else NONLINEAR)
+def _power(context: Context, x: Value) -> list[Operand]:
+    if x.is_weight:
+        raise NoPathError(NONLINEAR)
+    raise NoPathError(STATISTICS if context.params.get("y", 2) == 2 else UNKNOWN)
+
+
+def _control(context: Context, *operands: Operand) -> list[Operand]:
+    raise NoPathError(CONTROL)
 
 
 # Integers.
@@ -332,9 +415,7 @@ def _square(context: Context, x: Value, **_: Any) -> list[Operand]:
 
 def _with_indices(context: Context, *operands: Operand) -> list[Operand]:
     """What is computed with integers that depend on the inputs."""
-    floating = [
-        jnp.issubdtype(v.aval.dtype, jnp.floating) for v in context.eqn.outvars
-    ]
+    floating = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in context.eqn.outvars]
     if not any(floating):
         return [Indices() for _ in floating]
     if context.eqn.primitive.name != "gather" or not isinstance(operands[0], Value):
@@ -355,50 +436,23 @@ def _look_up(context: Context, table: Value) -> Value:
     return Value(None, mass._replace(mantissa=mantissa), leaves=table.leaves)
 
 
-# The registry.
-
-
-def register_path_rule(
-    primitive: Primitive, rule: Callable[..., jax.Array | Sequence[jax.Array]]
-) -> None:
-    if primitive.name in RULES:
-        raise ValueError(
-            f"the primitive {primitive.name} has a path rule already. A rule is for "
-            "everyone who traces a network; define a primitive of your own."
-        )
-    RULES[primitive.name] = functools.partial(_custom, rule)
-
-
-def _custom(
-    rule: Callable[..., Any], context: Context, *operands: Value
-) -> list[Operand]:
-    paths = [x for x in operands if not x.is_constant]
-    exponent, order = _mass.common_exponent(*map(context.mass, paths))
-    arrays = [
-        x.value if x.is_constant else aligned(context.mass(x), exponent)
-        for x in operands
-    ]
-    results = rule(*arrays, **context.params)
-    results = [results] if isinstance(results, jax.Array) else list(results)
-    for x in paths:
-        context.uses.add("weight", x) if x.is_weight else None
-    return [
-        Value(None, Mass(result, exponent, order), leaves=_leaves(operands))
-        for result in results
-    ]
-
-
+# The rules.
 
 
 def _register(rule: Rule, names: str) -> None:
     RULES.update(dict.fromkeys(names.split(), rule))
 
 
-_register(_identity, "copy name optimization_barrier reduce_precision reshard "
-          "sharding_constraint stop_gradient")
+_register(
+    _identity,
+    "copy name optimization_barrier reduce_precision reshard "
+    "sharding_constraint stop_gradient",
+)
 _register(_converted, "convert_element_type")
-_register(_moving, "broadcast_in_dim dynamic_slice expand_dims gather reshape rev slice split "
-          "squeeze transpose")
+_register(
+    _moving,
+    "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze transpose",
+)
 _register(_summing, "cumsum reduce_sum reduce_window_sum")
 _register(_pad, "pad")
 _register(_negated, "neg")
@@ -414,12 +468,12 @@ _register(_subtract, "sub")
 _register(_multiply, "mul")
 _register(_divide, "div")
 _register(_contract, "conv_general_dilated dot_general")
-_register(_square, "square integer_pow")
+_register(_power, "square integer_pow")
+_register(_control, "cond while")
 _register(functools.partial(_compare, True), "gt ge")
 _register(functools.partial(_compare, False), "lt le")
-for sum_p, names in {
-    lax.reduce_sum_p: "reduce_max reduce_min",
-    lax.reduce_window_sum_p: "reduce_window_max reduce_window_min",
-    lax.cumsum_p: "cummax cummin",
-}.items():
-    _register(functools.partial(_pooling, sum_p), names)
+_register(functools.partial(_pooling, _total), "reduce_max reduce_min")
+_register(
+    functools.partial(_pooling, _window_total), "reduce_window_max reduce_window_min"
+)
+_register(functools.partial(_pooling, lax.cumsum), "cummax cummin")

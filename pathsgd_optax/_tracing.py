@@ -77,62 +77,21 @@ class TracedNetwork:
 
     def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
         """phi_p, a scalar."""
-        weights = self._weights(params, p)
-        context = Context(p, path_dtype(*weights), gammas=False, uses=Uses())
-        masses = [_mass.mass(weight, p) for weight in weights]
-        return _mass.root(self._total(context, weights, masses, constants), p)
+        return _path_norm(self, self._leaves(params), p, constants)
 
     def inverse_roots(
         self, params: Params, p: float, normalize: bool = False, constants: Any = None
     ) -> list[Factors]:
         """1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of each of the leaves."""
-        weights = self._weights(params, p)
-        context = Context(p, path_dtype(*weights), gammas=True, uses=Uses())
-        masses = [_mass.mass(weight, p) for weight in weights]
+        return _inverse_roots(self, self._leaves(params), p, normalize, constants)
 
-        def total(mantissas: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-            moved = [m._replace(mantissa=x) for m, x in zip(masses, mantissas, strict=True)]
-            mass = self._total(context, weights, moved, constants)
-            return mass.mantissa, mass.exponent
-
-        mantissas = [mass.mantissa for mass in masses]
-        mantissa, pull, exponent = jax.vjp(total, mantissas, has_aux=True)
-        scale = jnp.where(mantissa != 0, mantissa, 1) if normalize else 1
-        [slopes] = pull(jnp.ones_like(mantissa) / scale)
-        above = jnp.int32(0) if normalize else exponent
+    def _leaves(self, params: Params) -> list[jax.Array]:
+        """The leaves; any numbers for masked ones, which are on no path."""
+        leaves = jax.tree.leaves(params, is_leaf=is_masked)
         return [
-            () if leaf.role == NO_PATH else _factors(slope, above, mass, p)
-            for leaf, slope, mass in zip(self.parameters, slopes, masses, strict=True)
-        ]
-
-    def _weights(self, params: Params, p: float) -> list[jax.Array]:
-        """The leaves in the dtype of their masses; of those on no path, any numbers."""
-        if math.isinf(p):
-            raise ValueError(
-                "p = inf has no scaling in a traced network: the derivative of a "
-                "maximum knows only one of its paths. Use a finite p, or "
-                "layered_network."
-            )
-        leaves = [
             jnp.zeros(parameter.shape) if is_masked(leaf) else leaf
-            for parameter, leaf in zip(
-                self.parameters, jax.tree.leaves(params, is_leaf=is_masked), strict=True
-            )
+            for parameter, leaf in zip(self.parameters, leaves, strict=True)
         ]
-        dtype = path_dtype(*leaves)
-        return [leaf.astype(dtype) for leaf in leaves]
-
-    def _total(
-        self,
-        context: Context,
-        weights: Sequence[jax.Array],
-        masses: Sequence[Mass],
-        constants: Any,
-    ) -> Mass:
-        known = jax.tree.leaves(constants)
-        output = _run(context, self.jaxpr, weights, masses, self.inputs, known)
-        mass = context.mass(output)
-        return mass._replace(mantissa=jnp.sum(mass.mantissa))
 
 
 def trace_network(
@@ -227,7 +186,9 @@ def _one_example(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 def _check_params(params: Params) -> None:
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
-        raise ValueError("params have no leaves: pass the tree of the network's weights.")
+        raise ValueError(
+            "params have no leaves: pass the tree of the network's weights."
+        )
     for path, leaf in leaves:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(
@@ -244,17 +205,19 @@ def _trace(
     batches = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if len(batches) != 1 or () in batches:
         raise ValueError(
-            f"x must have one leading batch axis, but its shapes are {_listed(x)}. Pass "
-            "a batch of examples: x[None] for one."
+            f"x must have one leading batch axis, but its shapes are {_listed(x)}. "
+            "Pass a batch of examples: x[None] for one."
         )
     one = jax.tree.map(_one_example, x)
     try:
         outputs = jax.eval_shape(apply_fn, params, x, *rest)
         jaxpr, output = jax.make_jaxpr(apply_fn, return_shape=True)(params, one, *rest)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:
         raise ValueError(
             f"apply_fn fails on these params and x of shape {_listed(x)}, or on a "
-            f"batch of one example of it: {error}"
+            f"batch of one example of it, with {type(error).__name__}: {error} "
+            "(Networks are traced as they are evaluated: train=False, "
+            "use_running_average=True, deterministic=True.)"
         ) from error
     _check_outputs(outputs, output, *batches)
     return jaxpr
@@ -293,9 +256,8 @@ def _uses(
     on_path: set[int] = set()
 
     def run(leaves: list[jax.Array], known: list[jax.Array]) -> None:
-        context = Context(1.0, path_dtype(*leaves), gammas=True, uses=uses)
-        weights = [leaf.astype(context.dtype) for leaf in leaves]
-        masses = [_mass.mass(weight, 1.0) for weight in weights]
+        context, weights, masses = _start(leaves, 1.0, gammas=True)
+        context = dataclasses.replace(context, uses=uses)
         output = _run(context, jaxpr, weights, masses, inputs, known)
         if not (isinstance(output, Value) and output.is_data):
             raise ValueError(
@@ -307,6 +269,73 @@ def _uses(
     return uses, on_path
 
 
+@functools.partial(jax.jit, static_argnames=("network", "p"))
+def _path_norm(
+    network: TracedNetwork, leaves: Sequence[jax.Array], p: float, constants: Any
+) -> Scaled:
+    context, weights, masses = _start(leaves, p, gammas=False)
+    return _mass.root(_total(network, context, weights, masses, constants), p)
+
+
+@functools.partial(jax.jit, static_argnames=("network", "p", "normalize"))
+def _inverse_roots(
+    network: TracedNetwork,
+    leaves: Sequence[jax.Array],
+    p: float,
+    normalize: bool,
+    constants: Any,
+) -> list[Factors]:
+    context, weights, masses = _start(leaves, p, gammas=True)
+
+    def total(mantissas: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+        pairs = zip(masses, mantissas, strict=True)
+        moved = [mass._replace(mantissa=mantissa) for mass, mantissa in pairs]
+        phi = _total(network, context, weights, moved, constants)
+        return phi.mantissa, phi.exponent
+
+    phi, pull, above = jax.vjp(total, [x.mantissa for x in masses], has_aux=True)
+    if normalize:
+        [slopes] = pull(1 / jnp.where(phi != 0, phi, 1))
+        above = jnp.int32(0)
+    else:
+        [slopes] = pull(jnp.ones_like(phi))
+    return [
+        () if parameter.role == NO_PATH else _factors(slope, above, mass, p)
+        for parameter, slope, mass in zip(
+            network.parameters, slopes, masses, strict=True
+        )
+    ]
+
+
+def _start(
+    leaves: Sequence[jax.Array], p: float, gammas: bool
+) -> tuple[Context, list[jax.Array], list[Mass]]:
+    """The weights, in the dtype of the masses, and their masses."""
+    if math.isinf(p):
+        raise ValueError(
+            "p = inf has no scaling in a traced network: the derivative of a maximum "
+            "knows only one of its paths. Use a finite p, or layered_network."
+        )
+    dtype = path_dtype(*leaves)
+    weights = [leaf.astype(dtype) for leaf in leaves]
+    masses = [_mass.mass(weight, p) for weight in weights]
+    return Context(p, dtype, gammas, Uses()), weights, masses
+
+
+def _total(
+    network: TracedNetwork,
+    context: Context,
+    weights: Sequence[jax.Array],
+    masses: Sequence[Mass],
+    constants: Any,
+) -> Mass:
+    """The mass of all paths."""
+    known = jax.tree.leaves(constants)
+    output = _run(context, network.jaxpr, weights, masses, network.inputs, known)
+    mass = context.mass(output)
+    return mass._replace(mantissa=jnp.sum(mass.mantissa))
+
+
 def _run(
     context: Context,
     jaxpr: ClosedJaxpr,
@@ -314,7 +343,7 @@ def _run(
     masses: Sequence[Mass],
     inputs: Sequence[jax.ShapeDtypeStruct],
     constants: Sequence[jax.Array],
-) -> Operand:
+) -> Any:
     """The network's outputs, as path values."""
     leaves = [
         Value(weight, mass, leaves=frozenset([(k, 1)]))

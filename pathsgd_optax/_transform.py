@@ -39,10 +39,11 @@ def scale_by_path_norm(
       u_e = \frac{g_e}{\gamma_p(w, e)^a}
 
     A parameter that is on no path (see ``network.labels()``) keeps its gradient. Where
-    no path runs through a weight of another, its update is 0; so it is where the path norms
-    of the units of one layer span more than a float's range, about 2**126 in float32,
-    for weights whose share of the paths is lost to that. The scaling is computed in
-    float32, or in float64 if a parameter is, and is never formed where it would
+    no path runs through a weight of another, its update is 0; so it is where the path
+    norms of the units of one layer span more than a float's range, about 2**126 in
+    float32, for weights whose share of the paths is lost to that. (A traced network
+    holds p-th powers of norms, and has a p-th of that range.) The scaling is computed
+    in float32, or in float64 if a parameter is, and is never formed where it would
     overflow; the updates keep the dtype of the gradients.
 
     Adaptive transformations *after* this one (Adam, AdaGrad) see a gradient that they

@@ -6,10 +6,11 @@ from a unit whose value is always 1, as through a bias.
 
 A constant that is added is kept apart, with its sign, while the sum is only moved or
 multiplied, because what is added next may belong to the same edge: BatchNorm subtracts
-``mean`` first and adds ``bias`` last, and its shift ``bias - mean * scale`` is one edge.
+``mean`` and adds ``bias`` at the end, and ``bias - mean * scale`` is one edge.
 """
 
 import dataclasses
+import math
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -34,16 +35,26 @@ class Value:
       offset: a constant part that has not become a mass.
       leaves: the parameters that its paths run through, each with the number of times
         that one use of the array uses it.
-      zero: whether all entries are known to be 0.
+      uniform: the number that all entries are known to be, if there is one.
     """
 
-    value: jax.Array | None
-    mass: Mass | None = None
-    offset: jax.Array | None = None
+    value: Any  # jax.Array | None, as the others: rules know which they have got
+    mass: Any = None  # Mass | None
+    offset: Any = None  # jax.Array | None
     leaves: frozenset[tuple[int, int]] = dataclasses.field(
         default=frozenset(), metadata={"static": True}
     )
-    zero: bool = dataclasses.field(default=False, metadata={"static": True})
+    uniform: float | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def zero(self) -> bool:
+        """Whether all entries are known to be 0."""
+        return self.uniform == 0
+
+    @property
+    def is_infinite(self) -> bool:
+        """Whether all entries are known to be infinite, as where a maximum begins."""
+        return self.uniform is not None and math.isinf(self.uniform)
 
     @property
     def is_data(self) -> bool:
@@ -135,15 +146,15 @@ class Context:
       gammas: whether derivatives are taken with respect to masses, not to weights.
       uses: the record of the parameters' uses.
       eqn: the equation that the rule is applied to.
-      scope: the modules around the equation.
+      callers: the equations that have called the one that it is in, outermost first.
     """
 
     p: float
     dtype: jnp.dtype
     gammas: bool
     uses: Uses
-    eqn: JaxprEqn | None = None
-    scope: str = ""
+    eqn: Any = None  # JaxprEqn, but for the whole program
+    callers: tuple[JaxprEqn, ...] = ()
 
     @property
     def params(self) -> dict[str, Any]:
@@ -168,7 +179,7 @@ class Context:
         return x.mass if pending is None else _mass.add(x.mass, self.edge(pending))
 
     def edge(self, weight: jax.Array, carrier: Mass | None = None) -> Mass:
-        """The mass of an edge with this weight, whose gammas are those of ``carrier``."""
+        """The mass of an edge with this weight, and the gammas of ``carrier``."""
         edge = _mass.ordered(_mass.mass(weight, self.p))
         if not self.gammas:
             return edge
@@ -179,7 +190,7 @@ class Context:
 
     def settle(self, x: Value) -> Value:
         """``x`` with its constant part as paths."""
-        return dataclasses.replace(x, mass=self.mass(x), offset=None, zero=False)
+        return dataclasses.replace(x, mass=self.mass(x), offset=None, uniform=None)
 
     def shaped(self, x: Value) -> Value:
         """``x`` broadcast to the shape of the result."""

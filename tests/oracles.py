@@ -4,6 +4,7 @@ A network is a list of a kernel ``(fan_in, fan_out)`` and a bias, or None, per l
 A bias is an edge from a constant unit, which is unit ``fan_in`` of the layer below.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -161,3 +162,102 @@ def truncated_cross_entropy(scores, label):
     parabola = np.exp(-11) * np.maximum(margins + 13, 0) ** 2 / 4
     others = np.where(margins >= -11, np.exp(margins), parabola)
     return np.log1p(math.fsum(np.delete(others, label)))
+
+
+class Graph:
+    """A network as single edges, whose paths are enumerated one by one.
+
+    A node is a number. An edge has a weight and the key of a parameter's entry, or
+    None; two edges may have the same key. Nodes are laid out in arrays of objects.
+    """
+
+    def __init__(self):
+        self.edges = []
+
+    def nodes(self, *shape):
+        """New nodes, as an array."""
+        first = getattr(self, "count", 0)
+        self.count = first + math.prod(shape)
+        return np.arange(first, self.count).reshape(shape)
+
+    def connect(self, source, target, weight=1.0, key=None):
+        """Adds an edge."""
+        self.edges.append((int(source), int(target), float(weight), key))
+
+    def dense(self, name, kernel, bias, sources):
+        """A matrix product along the last axis."""
+        targets = self.nodes(*sources.shape[:-1], kernel.shape[1])
+        for place in np.ndindex(sources.shape[:-1]):
+            for u, v in np.ndindex(kernel.shape):
+                edge = (sources[(*place, u)], targets[(*place, v)])
+                self.connect(*edge, kernel[u, v], (name, "kernel", u, v))
+        return self.shift(name, bias, targets)
+
+    def shift(self, name, bias, targets, weight=None):
+        """Adds a bias, as edges from a unit of their own."""
+        for place in () if bias is None else np.ndindex(targets.shape):
+            edge = (bias if weight is None else weight)[place[-1]]
+            self.connect(self.one, targets[place], edge, (name, "bias", place[-1]))
+        return targets
+
+    def convolve(self, name, kernel, bias, sources):
+        """A 1-d convolution of (length, features), padded to the same length."""
+        size, _, features = kernel.shape
+        targets = self.nodes(len(sources), features)
+        for at, k in np.ndindex(len(sources), size):
+            if 0 <= (source := at + k - (size - 1) // 2) < len(sources):
+                for u, v in np.ndindex(kernel.shape[1:]):
+                    edge = (sources[source, u], targets[at, v])
+                    self.connect(*edge, kernel[k, u, v], (name, "kernel", k, u, v))
+        return self.shift(name, bias, targets)
+
+    def normalize(self, name, params, statistics, sources, epsilon=1e-5):
+        """BatchNorm on its running averages."""
+        mean, variance = (np.asarray(statistics[k]) for k in ("mean", "var"))
+        slope = 1 / np.sqrt(variance + epsilon)
+        scale = np.asarray(params.get("scale", np.ones_like(mean)))
+        middle, targets = self.nodes(*sources.shape), self.nodes(*sources.shape)
+        for place in np.ndindex(sources.shape):
+            v = place[-1]
+            key = (name, "scale", v) if "scale" in params else None
+            self.connect(sources[place], middle[place], slope[v])
+            self.connect(middle[place], targets[place], scale[v], key)
+        shift = np.asarray(params.get("bias", 0)) - mean * slope * scale
+        return self.shift(name, shift, targets)
+
+    def gather(self, *groups):
+        """The sum, or the maximum, of what lies at the same place in several arrays."""
+        targets = self.nodes(*groups[0].shape)
+        for place in np.ndindex(targets.shape):
+            for group in groups:
+                self.connect(group[place], targets[place])
+        return targets
+
+    def masses(self, sources, outputs, p):
+        """Phi, and by their keys the sums of the products of the others."""
+        starts = {int(node) for node in np.ravel(sources)} | {self.one}
+        ends = {int(node) for node in np.ravel(outputs)}
+        after = {}
+        for edge in self.edges:
+            after.setdefault(edge[0], []).append(edge)
+        total, others = 0.0, {}
+        for path in itertools.chain(*(_walks(s, ends, after) for s in starts)):
+            weights = [abs(weight) ** p for _, _, weight, _ in path]
+            total += math.prod(weights)
+            for k, (*_, key) in enumerate(path):
+                rest = math.prod(weights[:k] + weights[k + 1 :])
+                others[key] = others.get(key, 0) + rest
+        return total, others
+
+    @property
+    def one(self):
+        """The unit that is always 1."""
+        return -1
+
+
+def _walks(node, ends, after):
+    if node in ends:
+        yield ()
+    for edge in after.get(node, ()):
+        for rest in _walks(edge[1], ends, after):
+            yield (edge, *rest)

@@ -75,9 +75,7 @@ class ResNet(nn.Module):
 
 def _conv(width, size, stride=1):
     padding = [(size // 2, size // 2)] * 2
-    return nn.Conv(
-        width, (size, size), (stride, stride), padding, use_bias=False
-    )
+    return nn.Conv(width, (size, size), (stride, stride), padding, use_bias=False)
 
 
 def _shortcut(x, y, stride, norm):

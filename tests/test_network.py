@@ -15,10 +15,10 @@ def test_the_summary_tells_each_leaf_its_path_shape_role_and_uses():
     tree["Dense_1"]["bias"] = jnp.zeros(2)
     assert pathsgd.layered_network(tree).summary().splitlines() == [
         "parameter                             shape      role    uses",
-        "['Dense_0']['kernel']                 (5, 4)     kernel  1",
+        "['Dense_0']['kernel']                 (5, 4)     weight  1",
         "['Dense_1']['bias']                   (2,)       bias    1",
-        "['Dense_1']['kernel']                 (4, 2)     kernel  1",
-        "['ScanBlock_0']['Dense_0']['kernel']  (3, 4, 4)  kernel  1",
+        "['Dense_1']['kernel']                 (4, 2)     weight  1",
+        "['ScanBlock_0']['Dense_0']['kernel']  (3, 4, 4)  weight  1",
     ]
 
 

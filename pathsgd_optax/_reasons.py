@@ -1,0 +1,43 @@
+"""Why an operation has no path semantics, and what to do."""
+
+HOMOGENEOUS = (
+    "Paths run through operations that a positive factor passes: weights, sums, relu, "
+    "leaky_relu, abs, pooling. If a softmax or a sigmoid ends the network, leave it to "
+    "the loss and return the logits. If you know what the operation does to path "
+    "masses, tell register_path_rule."
+)
+UNKNOWN = "there is no path rule for it. " + HOMOGENEOUS
+PRODUCT = (
+    "it multiplies two values that depend on the inputs, as attention and gates do. "
+    + HOMOGENEOUS
+)
+STATISTICS = (
+    "it squares a value that depends on the inputs, as the statistics of LayerNorm, of "
+    "GroupNorm, and of BatchNorm in training mode do. Run BatchNorm on its running "
+    "averages: train=False or use_running_average=True, or model.eval() in nnx."
+)
+RANDOM = (
+    "it draws random numbers: dropout is active. Trace the network without it: "
+    "deterministic=True or train=False, or model.eval() in nnx."
+)
+INTEGERS = (
+    "the inputs are integers, which may only look up the rows of an embedding. "
+    "Convert them to a floating dtype before, if each is an input unit."
+)
+NONLINEAR = (
+    "a parameter enters it, and it isn't linear. Weights are products and sums of "
+    "parameters; pass what isn't trained, such as running averages, as `constants`."
+)
+CLIPPED = (
+    "it clips at a constant that isn't 0, as relu6 and hard_tanh do, which moves when "
+    "the units are rescaled. Use relu. " + HOMOGENEOUS
+)
+COMPARISON = "it computes with a comparison, as gates do. " + HOMOGENEOUS
+DIVISION = "it divides by a value that depends on the inputs. " + HOMOGENEOUS
+ROUNDED = "it makes integers of a value that depends on the inputs. " + HOMOGENEOUS
+PADDED = "it pads with something else than 0. " + HOMOGENEOUS
+INDEXED = "what it is indexed by depends on the inputs. " + HOMOGENEOUS
+CONTROL = (
+    "its course depends on values. Use lax.scan, a fori_loop with static bounds, or "
+    "Python's own control flow."
+)
