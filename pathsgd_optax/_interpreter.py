@@ -123,17 +123,14 @@ def _in_library(file: Path) -> bool:
 
 
 def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
-    params = context.params
-    length, jaxpr = params["length"], params["jaxpr"]
-    constants, carry, rows = _parted(operands, params)
-    constants = [
-        *map(constant, jaxpr.consts),
-        *(_repeated(x, length) for x in constants),
-    ]
+    params, length = context.params, context.params["length"]
+    jaxpr, closed = _called(context.eqn)
+    constants, carry, rows = _parted(operands, context.eqn, jaxpr)
+    constants = [*map(constant, closed), *(_repeated(x, length) for x in constants)]
     rows = [_stack(x, length) for x in rows]
 
     def body(context: Context, carry: list[Operand], rows: list[Operand]) -> Any:
-        results = interpret(context, jaxpr.jaxpr, [*constants, *carry, *rows])
+        results = interpret(context, jaxpr, [*constants, *carry, *rows])
         after = zip(results, carry, strict=False)
         return [_like(context, *pair) for pair in after], results[len(carry) :]
 
@@ -151,11 +148,24 @@ def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
 
 
 def _parted(
-    operands: Sequence[Operand], params: dict[str, Any]
-) -> tuple[Sequence[Operand], Sequence[Operand], Sequence[Operand]]:
-    first = params["num_consts"]
-    last = first + params["num_carry"]
-    return operands[:first], operands[first:last], operands[last:]
+    operands: Sequence[Operand], eqn: JaxprEqn, body: Jaxpr
+) -> tuple[list[Operand], list[Operand], list[Operand]]:
+    """Constants, carry and rows, told apart by the axis that only rows lose.
+
+    What a scan's parameters say of it differs between versions of JAX.
+    """
+    rows = sum(map(_is_row, eqn.invars, body.invars))
+    carried = len(eqn.outvars) - sum(map(_is_row, eqn.outvars, body.outvars))
+    ends = (len(operands) - rows - carried, len(operands) - rows)
+    return (
+        list(operands[: ends[0]]),
+        list(operands[slice(*ends)]),
+        list(operands[ends[1] :]),
+    )
+
+
+def _is_row(outer: Any, inner: Any) -> bool:
+    return len(outer.aval.shape) > len(inner.aval.shape)
 
 
 def _stable(
