@@ -89,9 +89,13 @@ class LayeredNetwork:
         """
         return summarize(self, params, p)
 
-    def labels(self) -> Params:
-        """A tree like the parameters, of ``"path"``."""
-        return label_tree(self)
+    def labels(self, params: Params | None = None) -> Params:
+        """The label of each parameter, ``"path"`` or ``"no path"``.
+
+        As a tree like the network's parameters, or like ``params``, which are the same
+        ones: ``optax.partition(transforms, network.labels)``.
+        """
+        return label_tree(self, params)
 
     def check(self, params: Params, constants: Any = None) -> None:
         """Raises a ValueError where ``params`` are not this network's."""

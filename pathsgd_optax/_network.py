@@ -94,13 +94,14 @@ def check_leaves(network: PathNetwork, params: Params) -> None:
 
     Only parameters on no path may be masked.
     """
-    leaves, treedef = jax.tree.flatten(params, is_leaf=is_masked)
-    if treedef != network.treedef:
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_masked)
+    if [leaf_name(path) for path, _ in leaves] != [x.path for x in network.parameters]:
         raise ValueError(
-            f"params have the structure {treedef}, but the network was made for "
-            f"{network.treedef}. Make a network for these params."
+            f"params have the structure {jax.tree.structure(params)}, but the network "
+            f"was made for {network.treedef}. Make a network for these params."
         )
-    for parameter, array in zip(network.parameters, leaves, strict=True):
+    arrays = [array for _, array in leaves]
+    for parameter, array in zip(network.parameters, arrays, strict=True):
         if is_masked(array):
             check_unmasked(parameter.role == NO_PATH)
             continue
@@ -128,10 +129,14 @@ def check_unmasked(unmasked: bool) -> None:
         )
 
 
-def label_tree(network: PathNetwork) -> Params:
-    """A tree like the parameters, of ``"path"`` and ``"no path"``."""
+def label_tree(network: PathNetwork, params: Params | None = None) -> Params:
+    """A tree of ``"path"`` and ``"no path"``, like ``params`` if there are any."""
+    treedef = network.treedef
+    if params is not None:
+        check_leaves(network, params)
+        treedef = jax.tree.structure(params, is_leaf=is_masked)
     labels = [NO_PATH if p.role == NO_PATH else "path" for p in network.parameters]
-    return jax.tree.unflatten(network.treedef, labels)
+    return jax.tree.unflatten(treedef, labels)
 
 
 def path_shares(
@@ -172,5 +177,10 @@ def summarize(
 
 
 def leaf_name(path: KeyPath) -> str:
-    """The key path of a leaf as messages and tables show it."""
+    """The key path of a leaf as messages and tables show it.
+
+    Without the ``.value`` of an nnx variable, which `nnx.Optimizer` takes away too.
+    """
+    if path and getattr(path[-1], "name", None) == "value":
+        path = path[:-1]
     return jax.tree_util.keystr(path) or "the single leaf"

@@ -445,8 +445,8 @@ def _register(rule: Rule, names: str) -> None:
 
 _register(
     _identity,
-    "copy name optimization_barrier reduce_precision reshard "
-    "sharding_constraint stop_gradient",
+    "copy device_put name optimization_barrier reduce_precision sharding_constraint "
+    "stop_gradient",
 )
 _register(_converted, "convert_element_type")
 _register(

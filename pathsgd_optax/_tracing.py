@@ -61,18 +61,21 @@ class TracedNetwork:
         """
         return summarize(self, params, p, constants)
 
-    def labels(self) -> Params:
-        """A tree like the parameters, of ``"path"`` and ``"no path"``."""
-        return label_tree(self)
+    def labels(self, params: Params | None = None) -> Params:
+        """The label of each parameter, ``"path"`` or ``"no path"``.
+
+        As a tree like the network's parameters, or like ``params``, which are the same
+        ones: ``optax.partition(transforms, network.labels)``.
+        """
+        return label_tree(self, params)
 
     def check(self, params: Params, constants: Any = None) -> None:
         """Raises a ValueError where ``params`` or ``constants`` are not its own."""
         check_leaves(self, params)
-        given, wanted = map(_shapes, (constants, self.constants))
-        if given != wanted:
+        if _listed(constants) != _listed(self.constants):
             raise ValueError(
-                f"constants have the structure and shapes {given}, but the network was "
-                f"traced with {wanted}. Pass `constants=` as trace_network got them."
+                f"constants are {_listed(constants)}, but the network was traced with "
+                f"{_listed(self.constants)}. Pass `constants=` as trace_network got it."
             )
 
     def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
@@ -205,7 +208,7 @@ def _trace(
     batches = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if len(batches) != 1 or () in batches:
         raise ValueError(
-            f"x must have one leading batch axis, but its shapes are {_listed(x)}. "
+            f"x must have one leading batch axis, but is {_listed(x)}. "
             "Pass a batch of examples: x[None] for one."
         )
     one = jax.tree.map(_one_example, x)
@@ -214,8 +217,8 @@ def _trace(
         jaxpr, output = jax.make_jaxpr(apply_fn, return_shape=True)(params, one, *rest)
     except Exception as error:
         raise ValueError(
-            f"apply_fn fails on these params and x of shape {_listed(x)}, or on a "
-            f"batch of one example of it, with {type(error).__name__}: {error} "
+            f"apply_fn fails on these params and x, {_listed(x)}, or on a "
+            f"batch of one example of x, with {type(error).__name__}: {error} "
             "(Networks are traced as they are evaluated: train=False, "
             "use_running_average=True, deterministic=True.)"
         ) from error
@@ -224,7 +227,9 @@ def _trace(
 
 
 def _listed(tree: Any) -> str:
-    return ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(tree))
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    listed = [f"{leaf_name(path)}: {x.dtype}{x.shape}" for path, x in leaves]
+    return ", ".join(listed) or "none"
 
 
 def _check_outputs(outputs: Any, output: Any, batch: tuple[int]) -> None:

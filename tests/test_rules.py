@@ -1,0 +1,123 @@
+"""The registry of path rules, and rules that no network of the zoo needs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.extend.core import Primitive, primitives
+from jax.interpreters import mlir
+
+import pathsgd_optax as pathsgd
+from tests import networks
+
+
+largest = Primitive("largest_of_two")
+largest.def_impl(jnp.maximum)
+largest.def_abstract_eval(lambda x, y, **_: x)
+mlir.register_lowering(largest, mlir.lower_fun(jnp.maximum, multiple_results=False))
+
+
+def norm(apply_fn, params, x, p=1):
+    network = pathsgd.trace_network(apply_fn, params, x)
+    return pathsgd.path_norm(network, params, p), network
+
+
+def test_a_rule_is_for_masses_of_one_scale():
+    pathsgd.register_path_rule(largest, lambda x, y: x + y)
+    params = {"v": jnp.float32([[3.0], [1e-20]]), "w": jnp.float32([[4.0], [1e20]])}
+
+    def apply_fn(params, x):
+        return largest.bind(x @ params["v"], x @ params["w"])
+
+    phi, network = norm(apply_fn, params, networks.spec(1, 2))
+    np.testing.assert_allclose(phi, 1e20, rtol=1e-6)
+    assert [parameter.role for parameter in network.parameters] == ["weight"] * 2
+    with pytest.raises(
+        ValueError, match="the primitive largest_of_two has a path rule"
+    ):
+        pathsgd.register_path_rule(largest, lambda x, y: x)
+
+
+def test_rules_of_the_library_cannot_be_replaced():
+    with pytest.raises(ValueError, match="the primitive mul has a path rule"):
+        pathsgd.register_path_rule(primitives.mul_p, lambda x, y: x)
+
+
+@pytest.mark.parametrize(
+    "function, wanted",
+    [
+        (lambda x: jnp.maximum(x, 0), 10),
+        (lambda x: jnp.minimum(0, x), 10),
+        (lambda x: -jnp.maximum(-x, jnp.zeros_like(x)), 10),
+        (lambda x: jnp.maximum(x, -jnp.inf), 10),
+        (lambda x: jnp.maximum(x, 0.5 * x), 15),
+        (lambda x: jnp.max(x, -1, keepdims=True), 10),
+        (lambda x: jnp.min(x.reshape(-1, 2, 2), -1), 10),
+        (lambda x: lax.cummax(x, 1), 1 + 3 + 6 + 10),
+        (lambda x: lax.reduce_window(x, -jnp.inf, lax.max, (1, 2), (1, 1), "SAME"), 19),
+        (lambda x: jnp.where(x > 0, x, 0.25 * x), 10),
+        (lambda x: jnp.where(x < 0, 0.25 * x, x), 10),
+        (lambda x: jnp.where(0 > x, 0, x), 10),
+        (lambda x: jnp.where(x >= 0, 0, x), 10),
+        (lambda x: jnp.where(jnp.arange(4)[None] < 2, x, 0), 3),
+        (lambda x: jnp.where(jnp.arange(4)[None] < 2, x, -x), 10),
+        (lambda x: jnp.where(jnp.arange(4)[None] < 2, x, 5.0), 3 + 2 * 5),
+        (lambda x: x.at[:, 1:3].set(0), 5),
+        (lambda x: x.at[:, 0].add(-x[:, 3]), 14),
+        (lambda x: lax.dynamic_update_slice(x, -x[:, :1], (0, 3)), 7),
+        (lambda x: lax.dynamic_slice(x, (0, 1), (1, 2)), 5),
+        (lambda x: jnp.pad(x, ((0, 0), (1, 1))), 10),
+        (lambda x: jnp.roll(x[:, ::-1], 1, 1), 10),
+        (lambda x: jnp.split(x, 2, 1)[1], 7),
+        (lambda x: jnp.repeat(x, 2, 1), 20),
+        (lambda x: jnp.tile(x, 3), 30),
+        (lambda x: x - 2.0, 10 + 4 * 2),
+        (lambda x: 2.0 - x, 10 + 4 * 2),
+        (lambda x: (x - 2.0) * 3.0 + 6.0, 30),
+        (lambda x: (x - 2.0) / 4.0, (10 + 4 * 2) / 4),
+        (lambda x: jnp.sum(x - 2.0, -1, keepdims=True), 10 + 4 * 2),
+        (lambda x: lax.optimization_barrier((x, x))[1], 10),
+        (lambda x: checkpoint_name(jax.device_put(jnp.copy(x)), "x"), 10),
+        (lambda x: lax.reduce_precision(x, 8, 7), 10),
+        (lambda x: lax.stop_gradient(x).astype(jnp.bfloat16).astype(jnp.float32), 10),
+        (lambda x: lax.fori_loop(0, 3, lambda _, y: 2 * y, x), 80),
+        (lambda x: jax.vmap(jnp.cumsum)(x), 1 + 3 + 6 + 10),
+        (lambda x: x @ jnp.ones((4, 3)) / 3, 10),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype:UserWarning")
+def test_the_path_norm_of(function, wanted):
+    params = jnp.float32([[1, -2, 3, -4]])
+    phi, _ = norm(lambda w, x: function(x @ w), params, networks.spec(1, 1))
+    np.testing.assert_allclose(phi, wanted, rtol=1e-6)
+
+
+def test_biases_beside_each_other_are_edges_of_their_own():
+    params = {"a": jnp.float32([3.0]), "b": jnp.float32([-3.0])}
+
+    def apply_fn(params, x):
+        return x + params["a"][None] + params["b"][None]
+
+    assert norm(apply_fn, params, networks.spec(1, 1))[0] == 1 + 3 + 3
+
+
+def test_a_bias_and_the_constant_before_it_are_one_edge():
+    params = {"b": jnp.float32([3.0])}
+    phi, network = norm(
+        lambda params, x: (x - 1.0) * 2.0 + params["b"][None],
+        params,
+        networks.spec(1, 1),
+    )
+    assert phi == 2 + 1
+    assert pathsgd.path_scaling(network, params)["b"] == 1
+
+
+def test_weights_may_be_made_of_weights():
+    params = {"s": jnp.float32([[2.0]]), "t": jnp.float32([[-3.0]])}
+
+    def apply_fn(params, x):
+        return x * ((1.0 + params["s"]) * (1.0 - params["t"]))
+
+    assert norm(apply_fn, params, networks.spec(1, 1))[0] == (1 + 2) * (1 + 3)
