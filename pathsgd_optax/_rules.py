@@ -451,7 +451,8 @@ _register(
 _register(_converted, "convert_element_type")
 _register(
     _moving,
-    "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze transpose",
+    "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze tile "
+    "transpose",
 )
 _register(_summing, "cumsum reduce_sum reduce_window_sum")
 _register(_pad, "pad")
