@@ -1,0 +1,372 @@
+"""What JAX's own primitives do to paths, a rule for each."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from pathsgd_optax import _mass
+from pathsgd_optax._mass import Mass, aligned
+from pathsgd_optax._reasons import (
+    CLIPPED,
+    COMPARISON,
+    CONTROL,
+    DIVISION,
+    INDEXED,
+    INTEGERS,
+    NONLINEAR,
+    PADDED,
+    PRODUCT,
+    ROUNDED,
+    STATISTICS,
+    UNKNOWN,
+)
+from pathsgd_optax._values import Comparison, Context, NoPathError, Operand, Value
+
+
+Rule: TypeAlias = Callable[..., list[Operand]]
+
+
+def _constants(operands: Sequence[Any]) -> list[jax.Array]:
+    if not all(x.is_constant for x in operands):
+        raise NoPathError(INDEXED)
+    return [x.value for x in operands]
+
+
+def all_leaves(operands: Sequence[Value]) -> frozenset[tuple[int, int]]:
+    return frozenset().union(*(x.leaves for x in operands))
+
+
+# Linear operations of one operand.
+
+
+def _identity(context: Context, *operands: Value) -> list[Operand]:
+    return list(operands)
+
+
+def _converted(context: Context, x: Value) -> list[Operand]:
+    if not jnp.issubdtype(context.params["new_dtype"], jnp.floating):
+        raise NoPathError(ROUNDED)
+    return [x]
+
+
+def _moving(context: Context, x: Value, *rest: Value) -> list[Operand]:
+    """Entries move, or repeat; ``rest`` tells where."""
+    constants = _constants(rest)
+    return [
+        x.map(functools.partial(_nth_result, context, constants, k))
+        for k in range(len(context.eqn.outvars))
+    ]
+
+
+def _nth_result(
+    context: Context, constants: Sequence[jax.Array], k: int, part: jax.Array
+) -> jax.Array:
+    return context.bind(part, *constants)[k]
+
+
+def _summing(context: Context, x: Value) -> list[Operand]:
+    return _moving(context, context.settle(x))
+
+
+def _pad(context: Context, x: Value, padding: Value) -> list[Operand]:
+    if not padding.zero:
+        raise NoPathError(PADDED)
+    return _moving(context, x, padding)
+
+
+def _negated(context: Context, x: Value) -> list[Operand]:
+    return [_negative(x)]
+
+
+def _negative(x: Value) -> Value:
+    return dataclasses.replace(x.map(jnp.negative), mass=x.mass)
+
+
+# Positively homogeneous operations.
+
+
+def _homogeneous(context: Context, x: Value) -> list[Operand]:
+    """What passes positive numbers on, such as abs and relu."""
+    value = None if x.is_data else context.bind(x.value)[0]
+    return [dataclasses.replace(context.settle(x), value=value)]
+
+
+def _pooling(
+    total: Callable[..., jax.Array], context: Context, x: Value
+) -> list[Operand]:
+    """The largest of several values has the paths of all."""
+    mass = context.mass(x)
+    mantissa = total(mass.mantissa, **context.params)
+    value = None if x.is_data else context.bind(x.value)[0]
+    return [Value(value, mass._replace(mantissa=mantissa), leaves=x.leaves)]
+
+
+def _total(x: jax.Array, axes: Sequence[int], **_: Any) -> jax.Array:
+    return jnp.sum(x, axes)
+
+
+def _window_total(x: jax.Array, **window: Any) -> jax.Array:
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, **window)
+
+
+def _extremum(context: Context, x: Value, y: Value) -> list[Operand]:
+    """Of 0 and a value, it is a ReLU; of two values, pooling."""
+    if not all(z.zero or z.is_infinite for z in (x, y) if z.is_constant):
+        raise NoPathError(CLIPPED)
+    value = None if x.is_data or y.is_data else context.bind(x.value, y.value)[0]
+    paths = [context.settle(z) for z in (x, y) if not z.is_constant]
+    mass = functools.reduce(_mass.add, [z.mass for z in paths])
+    return [context.shaped(Value(value, mass, leaves=all_leaves(paths)))]
+
+
+def _clamp(context: Context, *operands: Value) -> list[Operand]:
+    raise NoPathError(CLIPPED)
+
+
+def _compare(above: bool, context: Context, x: Value, y: Value) -> list[Operand]:
+    if y.zero:
+        return [Comparison(x, above)]
+    if x.zero:
+        return [Comparison(y, not above)]
+    raise NoPathError(COMPARISON)
+
+
+def _select(context: Context, which: Operand, *cases: Value) -> list[Operand]:
+    if not isinstance(which, Comparison):
+        [constant] = _constants([which])
+        return [_merged(context, cases, functools.partial(context.bind, constant))]
+    if len(cases) != 2 or not any(x is which.operand for x in cases):
+        raise NoPathError(COMPARISON)
+    other, chosen = cases if which.positive else cases[::-1]
+    return [context.settle(other if chosen.zero else chosen)]
+
+
+# Sums.
+
+
+def _concatenate(context: Context, *operands: Value) -> list[Operand]:
+    return [_merged(context, operands, context.bind)]
+
+
+def _update_slice(
+    context: Context, x: Value, update: Value, *starts: Value
+) -> list[Operand]:
+    rest = _constants(starts)
+    return [_merged(context, (x, update), lambda a, b: context.bind(a, b, *rest))]
+
+
+def _scatter(
+    context: Context, x: Value, indices: Value, updates: Value
+) -> list[Operand]:
+    [where] = _constants([indices])
+    return [_merged(context, (x, updates), lambda a, b: context.bind(a, where, b))]
+
+
+def _merged(
+    context: Context,
+    operands: Sequence[Value],
+    function: Callable[..., list[jax.Array]],
+) -> Value:
+    """What a function that is linear in several arrays together makes of them."""
+    data = any(x.is_data for x in operands)
+    if data:
+        note(context, "bias", operands)
+    masses = [x.mass for x in operands if x.mass is not None]
+    exponent, order = _mass.common_exponent(*masses)
+    parts = [None if x.mass is None else aligned(x.mass, exponent) for x in operands]
+    offsets = [x.pending for x in operands]
+    zeros = [jnp.zeros(x.shape, context.dtype) for x in operands]
+    return Value(
+        None if data else function(*(x.value for x in operands))[0],
+        Mass(function(*map(_or, parts, zeros))[0], exponent, order),
+        function(*map(_or, offsets, zeros))[0] if _any(offsets) else None,
+        all_leaves(operands),
+    )
+
+
+def _any(parts: Sequence[jax.Array | None]) -> bool:
+    return any(part is not None for part in parts)
+
+
+def _or(part: jax.Array | None, default: jax.Array) -> jax.Array:
+    return default if part is None else part
+
+
+def note(context: Context, role: str, operands: Sequence[Value]) -> None:
+    for x in operands:
+        if x.is_weight:
+            context.uses.add(role, x)
+
+
+def _add(context: Context, x: Value, y: Value) -> list[Operand]:
+    if y.is_data:
+        x, y = y, x
+    offsets = [part for part in (x.pending, y.pending) if part is not None]
+    if x.is_data and y.is_weight:
+        context.uses.add("bias", y)
+        if offsets:
+            return [_shifted(context, x, y)]
+        y = dataclasses.replace(y, mass=_mass.ordered(y.mass))
+    masses = [z.mass for z in (x, y) if z.mass is not None]
+    total = Value(
+        None if x.is_data else x.value + y.value,
+        functools.reduce(_mass.add, masses),
+        functools.reduce(jnp.add, offsets) if offsets else None,
+        all_leaves((x, y)),
+    )
+    return [context.shaped(total)]
+
+
+def _shifted(context: Context, x: Value, bias: Value) -> Value:
+    """Data plus a weight that makes one edge with the constant added before."""
+    shift = bias.value if x.offset is None else bias.value + x.offset
+    mass = _mass.add(x.mass, context.edge(shift, carrier=bias.mass))
+    return context.shaped(Value(None, mass, leaves=all_leaves((x, bias))))
+
+
+def _subtract(context: Context, x: Value, y: Value) -> list[Operand]:
+    return _add(context, x, _negative(y))
+
+
+# Products.
+
+
+def _multiply(context: Context, x: Value, y: Value) -> list[Operand]:
+    if y.is_data or x.is_constant:
+        x, y = y, x
+    if y.is_data:
+        raise NoPathError(STATISTICS if x is y else PRODUCT)
+    if x.is_data:
+        note(context, "scale", [y])
+    factor = y.offset if x.is_weight and y.is_weight else y.value
+    mass = _mass.multiply(x.mass, context.mass(y))
+    if x.is_weight and y.is_weight and x.offset is not None:
+        mass = _mass.add(mass, _mass.multiply(context.edge(x.offset), y.mass))
+    product = Value(
+        None if x.is_data else x.value * y.value,
+        mass,
+        None if x.offset is None or factor is None else x.offset * factor,
+        all_leaves((x, y)),
+    )
+    return [context.shaped(product)]
+
+
+def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
+    if y.is_data:
+        raise NoPathError(DIVISION)
+    if y.is_weight:
+        raise NoPathError(NONLINEAR)
+    return _multiply(context, x, Value(1 / y.value))
+
+
+def _contract(context: Context, x: Value, y: Value) -> list[Operand]:
+    """A convolution or a matrix product."""
+    if x.is_data and y.is_data:
+        raise NoPathError(PRODUCT)
+    data = x.is_data or y.is_data
+    if data:
+        note(context, "weight", (x, y))
+    bind = functools.partial(context.bind, preferred_element_type=context.dtype)
+    mass = _contracted(
+        functools.partial(bind, precision=lax.Precision.HIGHEST),
+        context.mass(x),
+        context.mass(y),
+        scaled=0 if x.is_data else 1,
+    )
+    value = None if data else bind(x.value, y.value)[0]
+    return [Value(value, mass, leaves=all_leaves((x, y)))]
+
+
+def _contracted(
+    bind: Callable[..., list[jax.Array]], x: Mass, y: Mass, scaled: int
+) -> Mass:
+    """An operand's magnitude is taken out of the result, as XLA fuses that."""
+    [mantissa] = bind(x.mantissa, y.mantissa)
+    inverse, exponent, order = _mass.unit((x, y)[scaled])
+    other = (y, x)[scaled]
+    return Mass(mantissa * inverse, exponent + other.exponent, order + other.order)
+
+
+def _power(context: Context, x: Value) -> list[Operand]:
+    if x.is_weight:
+        raise NoPathError(NONLINEAR)
+    raise NoPathError(STATISTICS if context.params.get("y", 2) == 2 else UNKNOWN)
+
+
+def _control(context: Context, *operands: Operand) -> list[Operand]:
+    raise NoPathError(CONTROL)
+
+
+# Look-ups.
+
+
+def look_up(context: Context, table: Value) -> Value:
+    """Rows that depend on the inputs: each is a weight of one of as many inputs."""
+    numbers = context.params["dimension_numbers"]
+    axes = numbers.start_index_map
+    if numbers.collapsed_slice_dims != axes or numbers.operand_batching_dims:
+        raise NoPathError(INTEGERS)
+    note(context, "weight", [table])
+    mass = context.mass(table)
+    total = jnp.sum(mass.mantissa, axes)
+    mantissa = lax.broadcast_in_dim(total, context.out_shape, numbers.offset_dims)
+    return Value(None, mass._replace(mantissa=mantissa), leaves=table.leaves)
+
+
+# The table.
+
+
+RULES: dict[str, Rule] = {
+    name: rule
+    for rule, names in (
+        (
+            _identity,
+            "copy device_put name optimization_barrier reduce_precision "
+            "sharding_constraint stop_gradient",
+        ),
+        (_converted, "convert_element_type"),
+        (
+            _moving,
+            "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze "
+            "tile transpose",
+        ),
+        (_summing, "cumsum reduce_sum reduce_window_sum"),
+        (_pad, "pad"),
+        (_negated, "neg"),
+        (_homogeneous, "abs"),
+        (_extremum, "max min"),
+        (_clamp, "clamp"),
+        (_select, "select_n"),
+        (_concatenate, "concatenate"),
+        (_update_slice, "dynamic_update_slice"),
+        (_scatter, "scatter scatter-add"),
+        (_add, "add add_any"),
+        (_subtract, "sub"),
+        (_multiply, "mul"),
+        (_divide, "div"),
+        (_contract, "conv_general_dilated dot_general"),
+        (_power, "square integer_pow"),
+        (_control, "cond while"),
+        (functools.partial(_compare, True), "gt ge"),
+        (functools.partial(_compare, False), "lt le"),
+        (functools.partial(_pooling, _total), "reduce_max reduce_min"),
+        (
+            functools.partial(_pooling, _window_total),
+            "reduce_window_max reduce_window_min",
+        ),
+        (functools.partial(_pooling, lax.cumsum), "cummax cummin"),
+    )
+    for name in names.split()
+}
+"""From the name of a primitive to ``rule(context, *operands)``."""
+
+MOVES = frozenset(
+    name for name, rule in RULES.items() if rule in (_identity, _converted, _moving)
+)
+"""The primitives that leave a uniform array uniform."""
