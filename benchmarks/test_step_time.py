@@ -31,6 +31,7 @@ import optax
 import pytest
 
 import pathsgd_optax as pathsgd
+from benchmarks.reports import report
 
 
 WIDTHS = (784, 4000, 4000, 10)
@@ -85,12 +86,6 @@ def _seconds(function):
     return time.perf_counter() - start
 
 
-def _report(benchmark, numbers):
-    benchmark.extra_info.update(numbers)
-    for name, number in numbers.items():
-        print(f"\n{name}: {number:.3f}", end="")
-
-
 @pytest.mark.benchmark(group="training step")
 def test_training_steps_interleaved(benchmark):
     batch = _batch()
@@ -109,7 +104,7 @@ def test_training_steps_interleaved(benchmark):
 
     benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=2)
     sgd = np.array(times["sgd"])
-    _report(
+    report(
         benchmark,
         {"sgd, ms": 1000 * np.median(sgd)}
         | {f"{name} / sgd": np.median(times[name] / sgd) for name in OPTIMIZERS},
@@ -127,7 +122,7 @@ def test_memory_of_a_training_step(benchmark):
 
     names = ("sgd", "adam", "path_sgd")
     sizes = benchmark.pedantic(lambda: {n: megabytes(n) for n in names}, rounds=1)
-    _report(benchmark, {f"{name}, temporary MB": sizes[name] for name in names})
+    report(benchmark, {f"{name}, temporary MB": sizes[name] for name in names})
 
 
 @pytest.mark.benchmark(group="compilation")
@@ -144,4 +139,4 @@ def test_compilation_of_gamma(benchmark, p):
 
     ratios = [ratio() for _ in range(4)]
     benchmark.pedantic(ratio, rounds=1)
-    _report(benchmark, {f"100 layers / 10 layers, p = {p}": np.median(ratios)})
+    report(benchmark, {f"100 layers / 10 layers, p = {p}": np.median(ratios)})

@@ -21,6 +21,7 @@ import optax
 import pytest
 
 import pathsgd_optax as pathsgd
+from benchmarks.reports import report
 from tests import resnets
 
 
@@ -49,12 +50,6 @@ def _network(depth, variables, size):
     return pathsgd.trace_linen(resnets.ResNet(depth), variables, x)
 
 
-def _report(benchmark, numbers):
-    benchmark.extra_info.update(numbers)
-    for name, number in numbers.items():
-        print(f"\n{name}: {number:.3f}", end="")
-
-
 @pytest.mark.benchmark(group="training step")
 def test_resnet_18_steps_interleaved(benchmark):
     variables = resnets.he_variables(18, SIZE)
@@ -80,7 +75,7 @@ def test_resnet_18_steps_interleaved(benchmark):
 
     benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
     sgd = np.array(times["sgd"])
-    _report(
+    report(
         benchmark,
         {"sgd, s": np.median(sgd)}
         | {f"{name} / sgd": np.median(times[name] / sgd) for name in optimizers},
@@ -116,7 +111,7 @@ def test_compilation_of_gamma(benchmark, depth, p):
 
     ratios = [benchmark.pedantic(ratio, rounds=1), *(ratio() for _ in range(2))]
     name = f"ResNet-{depth}, p = {p}"
-    _report(
+    report(
         benchmark,
         {f"{name}, trace, s": trace, f"{name}, gamma / gradient": np.median(ratios)},
     )

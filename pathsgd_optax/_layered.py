@@ -19,12 +19,11 @@ from jax import lax
 from pathsgd_optax._contract import contract, contract_both
 from pathsgd_optax._layout import Layer, read_layers
 from pathsgd_optax._network import (
+    Described,
     Factors,
     Parameter,
     PathNetwork,
     check_leaves,
-    label_tree,
-    summarize,
 )
 from pathsgd_optax._scaled import (
     Scaled,
@@ -44,7 +43,7 @@ Step: TypeAlias = Callable[[Scaled, Sequence[Weights]], tuple[Scaled, list[Scale
 
 
 @dataclass(frozen=True)
-class LayeredNetwork:
+class LayeredNetwork(Described):
     """A fully connected network: which weights lie on which paths.
 
     Made by `layered_network` and read by the measures and transformations; immutable,
@@ -81,21 +80,6 @@ class LayeredNetwork:
     @functools.cached_property
     def _layers(self) -> tuple[Layer, ...]:
         return tuple(itertools.chain(*(s.layers for s in self.segments)))
-
-    def summary(self, params: Params | None = None, p: float = 2) -> str:
-        """A table of the parameters: path, shape, role, uses.
-
-        With ``params``, also the share of the path mass that runs through each.
-        """
-        return summarize(self, params, p)
-
-    def labels(self, params: Params | None = None) -> Params:
-        """The label of each parameter, ``"path"`` or ``"no path"``.
-
-        As a tree like the network's parameters, or like ``params``, which are the same
-        ones: ``optax.partition(transforms, network.labels)``.
-        """
-        return label_tree(self, params)
 
     def check(self, params: Params, constants: Any = None) -> None:
         """Raises a ValueError where ``params`` are not this network's."""

@@ -89,6 +89,30 @@ class PathNetwork(Protocol):
         """
 
 
+class Described:
+    """What every network tells of its parameters."""
+
+    def summary(
+        self: PathNetwork,
+        params: Params | None = None,
+        p: float = 2,
+        constants: Any = None,
+    ) -> str:
+        """A table of the parameters: path, shape, role, uses.
+
+        With ``params``, also the share of the path mass that runs through each.
+        """
+        return summarize(self, params, p, constants)
+
+    def labels(self: PathNetwork, params: Params | None = None) -> Params:
+        """The label of each parameter, ``"path"`` or ``"no path"``.
+
+        As a tree like the network's parameters, or like ``params``, which are the same
+        ones: ``optax.partition(transforms, network.labels)``.
+        """
+        return label_tree(self, params)
+
+
 def check_leaves(network: PathNetwork, params: Params) -> None:
     """Raises a ValueError where ``params`` are not the network's.
 

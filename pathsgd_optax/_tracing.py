@@ -15,13 +15,12 @@ from pathsgd_optax._interpreter import constant, interpret
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._network import (
     NO_PATH,
+    Described,
     Factors,
     Parameter,
     check_leaves,
     is_masked,
-    label_tree,
     leaf_name,
-    summarize,
 )
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._types import Params, path_dtype
@@ -29,7 +28,7 @@ from pathsgd_optax._values import Context, Indices, Operand, Uses, Value
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TracedNetwork:
+class TracedNetwork(Described):
     """The paths of a JAX function: which weights lie on which paths.
 
     Made by `trace_network` and read by the measures and transformations; immutable,
@@ -51,23 +50,6 @@ class TracedNetwork:
     constants: Any
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     parameters: tuple[Parameter, ...]
-
-    def summary(
-        self, params: Params | None = None, p: float = 2, constants: Any = None
-    ) -> str:
-        """A table of the parameters: path, shape, role, uses.
-
-        With ``params``, also the share of the path mass that runs through each.
-        """
-        return summarize(self, params, p, constants)
-
-    def labels(self, params: Params | None = None) -> Params:
-        """The label of each parameter, ``"path"`` or ``"no path"``.
-
-        As a tree like the network's parameters, or like ``params``, which are the same
-        ones: ``optax.partition(transforms, network.labels)``.
-        """
-        return label_tree(self, params)
 
     def check(self, params: Params, constants: Any = None) -> None:
         """Raises a ValueError where ``params`` or ``constants`` are not its own."""
