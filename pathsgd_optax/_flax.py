@@ -88,8 +88,11 @@ def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNet
     split: Any = nnx.split
     graph, params, statistics, rest = split(model, nnx.Param, nnx.BatchStat, ...)
 
-    def apply_fn(params: Any, x: Any, statistics: Any = statistics) -> jax.Array:
-        copy = nnx.merge(graph, params, statistics, rest)
+    def apply_fn(params: Any, x: Any, constants: Any = None) -> jax.Array:
+        averages = statistics if constants is None else constants
+        # Variables of this trace, which the model may change in it.
+        others = jax.tree.map(lambda leaf: leaf, (averages, rest))
+        copy = nnx.merge(graph, params, *others)
         copy.eval()
         return copy(x, *args, **kwargs)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
@@ -22,6 +23,9 @@ CALLS = frozenset(
     "remat remat2".split()
 )
 """The primitives that do nothing but call a function."""
+
+CARRIED = (-1, 1)
+"""The ray of all that a scan carries: a carry must have one structure."""
 
 LIBRARIES = ("jax", "flax", "pathsgd_optax")
 """The packages whose lines are of no help to who has written a network."""
@@ -45,7 +49,22 @@ def interpret(
 
 def constant(array: Any) -> Value:
     """What depends neither on the inputs nor on parameters."""
-    return Value(jnp.asarray(array))
+    uniform = None
+    if isinstance(array, np.ndarray | jax.Array) and not _is_traced(array):
+        uniform = _uniform(array)
+    return Value(jnp.asarray(array), uniform=uniform)
+
+
+def _is_traced(array: Any) -> bool:
+    return isinstance(array, jax.core.Tracer)
+
+
+def _uniform(array: np.ndarray | jax.Array) -> float | None:
+    """The number that all entries of a floating array are, if there is one."""
+    if array.size == 0 or not jnp.issubdtype(array.dtype, jnp.floating):
+        return None
+    first = np.ravel(array)[0]
+    return float(first) if np.all(np.asarray(array) == first) else None
 
 
 def _literal(atom: Literal) -> Value:
@@ -197,8 +216,8 @@ def _like(context: Context, x: Operand, other: Operand) -> Operand:
             "it carries integers or comparisons that depend on the inputs."
         )
     if x.is_constant and other.is_constant:
-        return Value(x.value)
-    return Value(None, context.mass(x), leaves=x.leaves | other.leaves)
+        return Value(x.value, ray=CARRIED)
+    return Value(None, context.mass(x), None, x.leaves | other.leaves, ray=CARRIED)
 
 
 def _repeated(x: Operand, length: int) -> Operand:

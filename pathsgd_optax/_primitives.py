@@ -15,7 +15,6 @@ from pathsgd_optax._mass import Mass, aligned
 from pathsgd_optax._reasons import (
     CLIPPED,
     COMPARISON,
-    CONTROL,
     DIVISION,
     INDEXED,
     INTEGERS,
@@ -32,7 +31,7 @@ from pathsgd_optax._values import Comparison, Context, NoPathError, Operand, Val
 Rule: TypeAlias = Callable[..., list[Operand]]
 
 
-def _constants(operands: Sequence[Any]) -> list[jax.Array]:
+def constants_of(operands: Sequence[Any]) -> list[jax.Array]:
     if not all(x.is_constant for x in operands):
         raise NoPathError(INDEXED)
     return [x.value for x in operands]
@@ -49,7 +48,9 @@ def _identity(context: Context, *operands: Value) -> list[Operand]:
     return list(operands)
 
 
-def _converted(context: Context, x: Value) -> list[Operand]:
+def _converted(context: Context, x: Value | Comparison) -> list[Operand]:
+    if isinstance(x, Comparison):
+        return [x]
     if not jnp.issubdtype(context.params["new_dtype"], jnp.floating):
         raise NoPathError(ROUNDED)
     return [x]
@@ -57,7 +58,7 @@ def _converted(context: Context, x: Value) -> list[Operand]:
 
 def _moving(context: Context, x: Value, *rest: Value) -> list[Operand]:
     """Entries move, or repeat; ``rest`` tells where."""
-    constants = _constants(rest)
+    constants = constants_of(rest)
     return [
         x.map(functools.partial(_nth_result, context, constants, k))
         for k in range(len(context.eqn.outvars))
@@ -85,14 +86,14 @@ def _negated(context: Context, x: Value) -> list[Operand]:
 
 
 def _negative(x: Value) -> Value:
-    return dataclasses.replace(x.map(jnp.negative), mass=x.mass)
+    number, sign = x.ray
+    return dataclasses.replace(x.map(jnp.negative), mass=x.mass, ray=(number, -sign))
 
 
 # Positively homogeneous operations.
 
 
-def _homogeneous(context: Context, x: Value) -> list[Operand]:
-    """What passes positive numbers on, such as abs and relu."""
+def _absolute(context: Context, x: Value) -> list[Operand]:
     value = None if x.is_data else context.bind(x.value)[0]
     return [dataclasses.replace(context.settle(x), value=value)]
 
@@ -101,10 +102,11 @@ def _pooling(
     total: Callable[..., jax.Array], context: Context, x: Value
 ) -> list[Operand]:
     """The largest of several values has the paths of all."""
+    if x.is_weight:
+        raise NoPathError(NONLINEAR)
     mass = context.mass(x)
     mantissa = total(mass.mantissa, **context.params)
-    value = None if x.is_data else context.bind(x.value)[0]
-    return [Value(value, mass._replace(mantissa=mantissa), leaves=x.leaves)]
+    return [Value(None, mass._replace(mantissa=mantissa), leaves=x.leaves)]
 
 
 def _total(x: jax.Array, axes: Sequence[int], **_: Any) -> jax.Array:
@@ -115,14 +117,24 @@ def _window_total(x: jax.Array, **window: Any) -> jax.Array:
     return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, **window)
 
 
-def _extremum(context: Context, x: Value, y: Value) -> list[Operand]:
-    """Of 0 and a value, it is a ReLU; of two values, pooling."""
+def _extremum(
+    of_multiples: Callable[..., jax.Array], context: Context, x: Value, y: Value
+) -> list[Operand]:
+    """Of 0 and a value, a ReLU; of a value's multiples, leaky; of others, pooling."""
+    if not (x.is_data or y.is_data):
+        raise NoPathError(NONLINEAR)
     if not all(z.zero or z.is_infinite for z in (x, y) if z.is_constant):
         raise NoPathError(CLIPPED)
-    value = None if x.is_data or y.is_data else context.bind(x.value, y.value)[0]
+    note(context, "bias", (x, y))
     paths = [context.settle(z) for z in (x, y) if not z.is_constant]
-    mass = functools.reduce(_mass.add, [z.mass for z in paths])
-    return [context.shaped(Value(value, mass, leaves=all_leaves(paths)))]
+    masses = [z.mass for z in paths]
+    if x.is_data and y.is_multiple_of(x):
+        exponent, order = _mass.common_exponent(*masses)
+        parts = [aligned(mass, exponent) for mass in masses]
+        mass = Mass(functools.reduce(of_multiples, parts), exponent, order)
+    else:
+        mass = functools.reduce(_mass.add, masses)
+    return [context.shaped(Value(None, mass, leaves=all_leaves(paths)))]
 
 
 def _clamp(context: Context, *operands: Value) -> list[Operand]:
@@ -130,18 +142,21 @@ def _clamp(context: Context, *operands: Value) -> list[Operand]:
 
 
 def _compare(above: bool, context: Context, x: Value, y: Value) -> list[Operand]:
-    if y.zero:
-        return [Comparison(x, above)]
     if x.zero:
-        return [Comparison(y, not above)]
-    raise NoPathError(COMPARISON)
+        x, y, above = y, x, not above
+    if not y.zero:
+        raise NoPathError(COMPARISON)
+    if x.is_weight:
+        raise NoPathError(NONLINEAR)
+    return [Comparison(x, above == (x.ray[1] > 0))]
 
 
 def _select(context: Context, which: Operand, *cases: Value) -> list[Operand]:
+    """By a constant, a sum of parts; by the sign of a value, one of its multiples."""
     if not isinstance(which, Comparison):
-        [constant] = _constants([which])
+        [constant] = constants_of([which])
         return [_merged(context, cases, functools.partial(context.bind, constant))]
-    if len(cases) != 2 or not any(x is which.operand for x in cases):
+    if len(cases) != 2 or not all(x.is_multiple_of(which.operand) for x in cases):
         raise NoPathError(COMPARISON)
     other, chosen = cases if which.positive else cases[::-1]
     return [context.settle(other if chosen.zero else chosen)]
@@ -157,14 +172,14 @@ def _concatenate(context: Context, *operands: Value) -> list[Operand]:
 def _update_slice(
     context: Context, x: Value, update: Value, *starts: Value
 ) -> list[Operand]:
-    rest = _constants(starts)
+    rest = constants_of(starts)
     return [_merged(context, (x, update), lambda a, b: context.bind(a, b, *rest))]
 
 
 def _scatter(
     context: Context, x: Value, indices: Value, updates: Value
 ) -> list[Operand]:
-    [where] = _constants([indices])
+    [where] = constants_of([indices])
     return [_merged(context, (x, updates), lambda a, b: context.bind(a, where, b))]
 
 
@@ -253,6 +268,7 @@ def _multiply(context: Context, x: Value, y: Value) -> list[Operand]:
         mass,
         None if x.offset is None or factor is None else x.offset * factor,
         all_leaves((x, y)),
+        ray=x.ray,
     )
     return [context.shaped(product)]
 
@@ -299,10 +315,6 @@ def _power(context: Context, x: Value) -> list[Operand]:
     raise NoPathError(STATISTICS if context.params.get("y", 2) == 2 else UNKNOWN)
 
 
-def _control(context: Context, *operands: Operand) -> list[Operand]:
-    raise NoPathError(CONTROL)
-
-
 # Look-ups.
 
 
@@ -339,8 +351,9 @@ RULES: dict[str, Rule] = {
         (_summing, "cumsum reduce_sum reduce_window_sum"),
         (_pad, "pad"),
         (_negated, "neg"),
-        (_homogeneous, "abs"),
-        (_extremum, "max min"),
+        (_absolute, "abs"),
+        (functools.partial(_extremum, jnp.maximum), "max"),
+        (functools.partial(_extremum, jnp.minimum), "min"),
         (_clamp, "clamp"),
         (_select, "select_n"),
         (_concatenate, "concatenate"),
@@ -352,7 +365,6 @@ RULES: dict[str, Rule] = {
         (_divide, "div"),
         (_contract, "conv_general_dilated dot_general"),
         (_power, "square integer_pow"),
-        (_control, "cond while"),
         (functools.partial(_compare, True), "gt ge"),
         (functools.partial(_compare, False), "lt le"),
         (functools.partial(_pooling, _total), "reduce_max reduce_min"),

@@ -21,18 +21,21 @@ RANDOM = (
     "deterministic=True or train=False, or model.eval() in nnx."
 )
 INTEGERS = (
-    "the inputs are integers, which may only look up the rows of an embedding. "
-    "Convert them to a floating dtype before, if each is an input unit."
+    "the inputs are integers, which may only look up the rows of an embedding: write "
+    "one_hot(x) @ table as table[x]. If each is an input unit, pass floating ones."
 )
 NONLINEAR = (
     "a parameter enters it, and it isn't linear. Weights are products and sums of "
     "parameters; pass what isn't trained, such as running averages, as `constants`."
 )
 CLIPPED = (
-    "it clips at a constant that isn't 0, as relu6 and hard_tanh do, which moves when "
-    "the units are rescaled. Use relu. " + HOMOGENEOUS
+    "it clips at a constant that isn't known to be 0, as relu6 and hard_tanh do, which "
+    "moves when the units are rescaled. Use relu. " + HOMOGENEOUS
 )
-COMPARISON = "it computes with a comparison, as gates do. " + HOMOGENEOUS
+COMPARISON = (
+    "it computes with a comparison, as gates do. Only where(x > 0, x, a * x) and the "
+    "like are ReLUs; write relu as jax.nn.relu or jnp.maximum(x, 0). " + HOMOGENEOUS
+)
 DIVISION = "it divides by a value that depends on the inputs. " + HOMOGENEOUS
 ROUNDED = "it makes integers of a value that depends on the inputs. " + HOMOGENEOUS
 PADDED = "it pads with something else than 0. " + HOMOGENEOUS

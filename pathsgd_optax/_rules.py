@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,14 @@ from jax.extend.core import Primitive
 from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass, aligned
 from pathsgd_optax._primitives import MOVES, RULES, all_leaves, look_up, note
-from pathsgd_optax._reasons import COMPARISON, INTEGERS, NONLINEAR, RANDOM, UNKNOWN
+from pathsgd_optax._reasons import (
+    COMPARISON,
+    CONTROL,
+    INTEGERS,
+    NONLINEAR,
+    RANDOM,
+    UNKNOWN,
+)
 from pathsgd_optax._values import (
     Comparison,
     Context,
@@ -21,6 +28,10 @@ from pathsgd_optax._values import (
     Operand,
     Value,
 )
+
+
+BY_SIGN = frozenset(["convert_element_type", "select_n"])
+"""The primitives that know what to do with a comparison."""
 
 
 def register_path_rule(
@@ -71,16 +82,22 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     name = context.eqn.primitive.name
     if name.startswith(("random_bits", "threefry", "rng_")):
         raise NoPathError(RANDOM)
+    if name in ("cond", "while") and not all(map(_is_constant, operands)):
+        raise NoPathError(CONTROL)
     if any(isinstance(x, Indices) for x in operands):
         return _with_indices(context, *operands)
-    if any(isinstance(x, Comparison) for x in operands) and name != "select_n":
+    if any(isinstance(x, Comparison) for x in operands) and name not in BY_SIGN:
         raise NoPathError(COMPARISON)
-    if all(isinstance(x, Value) and x.is_constant for x in operands):
+    if all(map(_is_constant, operands)):
         return _constant(context, *operands)
     if name not in RULES:
         data = any(isinstance(x, Value) and x.is_data for x in operands)
         raise NoPathError(UNKNOWN if data else NONLINEAR)
     return RULES[name](context, *(_cast(context, x) for x in operands))
+
+
+def _is_constant(x: Operand) -> TypeGuard[Value]:
+    return isinstance(x, Value) and x.is_constant
 
 
 def _constant(context: Context, *operands: Any) -> list[Operand]:
@@ -92,7 +109,7 @@ def _constant(context: Context, *operands: Any) -> list[Operand]:
 
 def _cast(context: Context, x: Operand) -> Operand:
     """Constants that meet paths get their dtype."""
-    if isinstance(x, Value) and x.is_constant:
+    if _is_constant(x):
         if jnp.issubdtype(x.value.dtype, jnp.floating):
             return dataclasses.replace(x, value=x.value.astype(context.dtype))
     return x

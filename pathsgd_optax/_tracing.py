@@ -54,9 +54,10 @@ class TracedNetwork(Described):
     def check(self, params: Params, constants: Any = None) -> None:
         """Raises a ValueError where ``params`` or ``constants`` are not its own."""
         check_leaves(self, params)
-        if _listed(constants) != _listed(self.constants):
+        given = _listed(_shapes(constants))
+        if given != _listed(self.constants):
             raise ValueError(
-                f"constants are {_listed(constants)}, but the network was traced with "
+                f"constants are {given}, but the network was traced with "
                 f"{_listed(self.constants)}. Pass `constants=` as trace_network got it."
             )
 
@@ -97,7 +98,8 @@ def trace_network(
     positive side. A parameter that is used many times gets the sum over its uses. What
     is added is a path from a unit that is always 1, as a bias is; constants, such as
     BatchNorm's running averages, are fixed edges, and BatchNorm's shift
-    ``bias - mean * scale / std`` is one edge.
+    ``bias - mean * scale / std`` is one edge. (So it is for ``(x - mean) * s + bias``;
+    in ``x * s + (bias - mean * s)`` nothing tells the second ``s`` from other weights.)
 
     Args:
       apply_fn: ``apply_fn(params, x)``, or ``apply_fn(params, x, constants)``, which
@@ -105,7 +107,7 @@ def trace_network(
         BatchNorm on its running averages.
       params: a parameter tree of floating arrays, or of `jax.ShapeDtypeStruct`.
       x: a batch of examples, of any size, or the `jax.ShapeDtypeStruct` of one; a tree
-        of arrays with a leading batch axis, if the function takes one. Integers are
+        of arrays, if the function takes one. The first axis is the batch. Integers are
         indices of an embedding.
       constants: what the function needs besides, isn't trained, and may change, such as
         running averages: a tree of arrays, or of `jax.ShapeDtypeStruct`. The measures
@@ -140,8 +142,8 @@ def trace_network(
       Neyshabur et al., `Path-Normalized Optimization of Recurrent Neural Networks with
       ReLU Activations <https://arxiv.org/abs/1605.07154>`_, 2016, for shared weights.
     """
-    params, x, constants = map(_shapes, (params, x, constants))
     _check_params(params)
+    params, x, constants = map(_shapes, (params, x, constants))
     jaxpr = _trace(apply_fn, params, x, constants)
     inputs = tuple(map(_one_example, jax.tree.leaves(x)))
     uses, on_path = _uses(jaxpr, params, inputs, constants)
@@ -161,7 +163,11 @@ def trace_network(
 
 
 def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), x.dtype), tree)
+    def shape(x: Any) -> jax.ShapeDtypeStruct:
+        dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
+        return jax.ShapeDtypeStruct(jnp.shape(x), dtype)
+
+    return jax.tree.map(shape, tree)
 
 
 def _one_example(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -175,9 +181,10 @@ def _check_params(params: Params) -> None:
             "params have no leaves: pass the tree of the network's weights."
         )
     for path, leaf in leaves:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        dtype = getattr(leaf, "dtype", type(leaf))
+        if not jnp.issubdtype(dtype, jnp.floating) or isinstance(leaf, float):
             raise ValueError(
-                f"{leaf_name(path)} is {leaf.dtype}, not floating. Pass what isn't "
+                f"{leaf_name(path)} is {dtype}, not a floating array. Pass what isn't "
                 "trained as `constants`."
             )
 

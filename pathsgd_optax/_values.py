@@ -10,6 +10,7 @@ multiplied, because what is added next may belong to the same edge: BatchNorm su
 """
 
 import dataclasses
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass, aligned
 
 
+_RAYS = itertools.count()
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Value:
@@ -36,6 +40,7 @@ class Value:
       leaves: the parameters that its paths run through, each with the number of times
         that one use of the array uses it.
       uniform: the number that all entries are known to be, if there is one.
+      ray: a name that it shares with its multiples, and its sign among them.
     """
 
     value: Any  # jax.Array | None, as the others: rules know which they have got
@@ -45,6 +50,9 @@ class Value:
         default=frozenset(), metadata={"static": True}
     )
     uniform: float | None = dataclasses.field(default=None, metadata={"static": True})
+    ray: tuple[int, int] = dataclasses.field(
+        default_factory=lambda: (next(_RAYS), 1), metadata={"static": True}
+    )
 
     @property
     def zero(self) -> bool:
@@ -80,8 +88,12 @@ class Value:
     def pending(self) -> jax.Array | None:
         """The constant part that has not become a mass."""
         if self.is_constant:
-            return None if self.zero else self.value
+            return None if self.zero or self.is_infinite else self.value
         return self.offset
+
+    def is_multiple_of(self, other: "Value") -> bool:
+        """Whether it is known to be ``other`` times something, entry by entry."""
+        return self.zero or self.ray[0] == other.ray[0]
 
     def map(self, function: Callable[[jax.Array], jax.Array]) -> "Value":
         """Applies a linear function, with coefficients 0 and 1, to each part."""
@@ -91,6 +103,7 @@ class Value:
             value=None if value is None else function(value),
             offset=None if offset is None else function(offset),
             mass=None if mass is None else mass._replace(mantissa=function(mass[0])),
+            ray=(next(_RAYS), 1),
         )
 
 
@@ -194,4 +207,11 @@ class Context:
 
     def shaped(self, x: Value) -> Value:
         """``x`` broadcast to the shape of the result."""
+        if x.shape == self.out_shape and _shaped_alike(x):
+            return x
         return x.map(lambda part: jnp.broadcast_to(part, self.out_shape))
+
+
+def _shaped_alike(x: Value) -> bool:
+    parts = [part for part in (x.value, x.offset) if part is not None]
+    return all(part.shape == x.shape for part in parts)

@@ -138,3 +138,14 @@ def test_nnx_labels_part_the_parameters():
     before = model.layers[1].negative_slope[...]
     optimizer.update(model, nnx.state(model, nnx.Param))
     np.testing.assert_allclose(model.layers[1].negative_slope[...], before / 2)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_nnx_recurrent_networks_are_traced(bidirectional):
+    rngs = nnx.Rngs(0)
+    rnns = [
+        nnx.RNN(nnx.SimpleCell(2, 3, activation_fn=nnx.relu, rngs=rngs)) for _ in "ab"
+    ]
+    model = nnx.Bidirectional(*rnns) if bidirectional else rnns[0]
+    network = pathsgd.trace_nnx(model, networks.spec(1, 4, 2))
+    assert {parameter.uses for parameter in network.parameters} == {4}

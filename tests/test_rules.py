@@ -19,6 +19,9 @@ largest.def_abstract_eval(lambda x, y, **_: x)
 mlir.register_lowering(largest, mlir.lower_fun(jnp.maximum, multiple_results=False))
 
 
+FIRST_TWO = np.arange(4)[None] < 2
+
+
 def norm(apply_fn, params, x, p=1):
     network = pathsgd.trace_network(apply_fn, params, x)
     return pathsgd.path_norm(network, params, p), network
@@ -52,7 +55,19 @@ def test_rules_of_the_library_cannot_be_replaced():
         (lambda x: jnp.minimum(0, x), 10),
         (lambda x: -jnp.maximum(-x, jnp.zeros_like(x)), 10),
         (lambda x: jnp.maximum(x, -jnp.inf), 10),
-        (lambda x: jnp.maximum(x, 0.5 * x), 15),
+        (lambda x: jnp.maximum(x, np.zeros(4, np.float32)[None]), 10),
+        (lambda x: jnp.maximum(x, 0.5 * x), 10),
+        (lambda x: jnp.minimum(x, 3 * x), 10),
+        (lambda x: jnp.maximum(x, -x), 10),
+        (lambda x: jnp.maximum(x, 0.5 * x[:, ::-1]), 15),
+        (
+            lambda x: jnp.max(x, 1, where=jnp.arange(4)[None] < 2, initial=-jnp.inf)[
+                :, None
+            ],
+            3,
+        ),
+        (lambda x: jnp.where(x > 0, 2 * x, 0.25 * x), 20),
+        (lambda x: jnp.where(-x > 0, 0.25 * x, x), 10),
         (lambda x: jnp.max(x, -1, keepdims=True), 10),
         (lambda x: jnp.min(x.reshape(-1, 2, 2), -1), 10),
         (lambda x: lax.cummax(x, 1), 1 + 3 + 6 + 10),
@@ -61,9 +76,9 @@ def test_rules_of_the_library_cannot_be_replaced():
         (lambda x: jnp.where(x < 0, 0.25 * x, x), 10),
         (lambda x: jnp.where(0 > x, 0, x), 10),
         (lambda x: jnp.where(x >= 0, 0, x), 10),
-        (lambda x: jnp.where(jnp.arange(4)[None] < 2, x, 0), 3),
-        (lambda x: jnp.where(jnp.arange(4)[None] < 2, x, -x), 10),
-        (lambda x: jnp.where(jnp.arange(4)[None] < 2, x, 5.0), 3 + 2 * 5),
+        (lambda x: jnp.where(FIRST_TWO, x, 0), 3),
+        (lambda x: jnp.where(FIRST_TWO, x, -x), 10),
+        (lambda x: jnp.where(FIRST_TWO, x, 5.0), 3 + 2 * 5),
         (lambda x: x.at[:, 1:3].set(0), 5),
         (lambda x: x.at[:, 0].add(-x[:, 3]), 14),
         (lambda x: lax.dynamic_update_slice(x, -x[:, :1], (0, 3)), 7),
@@ -121,3 +136,28 @@ def test_weights_may_be_made_of_weights():
         return x * ((1.0 + params["s"]) * (1.0 - params["t"]))
 
     assert norm(apply_fn, params, networks.spec(1, 1))[0] == (1 + 2) * (1 + 3)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda w: jnp.maximum(w, 0),
+        lambda w: jnp.where(w > 0, w, 0),
+        lambda w: jnp.maximum(w, w[:, ::-1]),
+        lambda w: jnp.max(w, 1, keepdims=True),
+    ],
+)
+def test_weights_are_linear_in_parameters(function):
+    with pytest.raises(ValueError, match="a parameter enters it, and it isn't linear"):
+        norm(lambda w, x: x @ function(w), jnp.ones((1, 2)), networks.spec(1, 1))
+
+
+def test_a_weight_in_a_maximum_is_a_bias():
+    params = {"w": jnp.ones((1, 1)), "b": jnp.ones((1, 1))}
+    _, network = norm(
+        lambda w, x: jnp.maximum(x @ w["w"], w["b"]), params, networks.spec(1, 1)
+    )
+    assert [(x.role, x.uses) for x in network.parameters] == [
+        ("bias", 1),
+        ("weight", 1),
+    ]

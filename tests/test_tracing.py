@@ -462,7 +462,7 @@ ERRORS = {
     "tanh in Lambda at test_tracing.py:[0-9]+ has no path semantics: .*relu": jnp.tanh,
     "exp .*leave it to the loss and return the logits": jax.nn.softmax,
     "logistic .*register_path_rule": jax.nn.silu,
-    "min .*clips at a constant that isn't 0, as relu6": jax.nn.relu6,
+    "min .*clips at a constant that isn't known to be 0, as relu6": jax.nn.relu6,
     "mul .*multiplies two values that depend on the inputs": lambda x: x * (x + 1),
     "dot_general .*multiplies two values": lambda x: jnp.einsum("bi,bi->b", x, x),
     "square in Lambda/LayerNorm_0 .*statistics of LayerNorm": lambda x: nn.LayerNorm()(
@@ -474,7 +474,10 @@ ERRORS = {
     "random_bits .*dropout is active": lambda x: nn.Dropout(0.5, deterministic=False)(
         x
     ),
-    "select_n .*computes with a comparison": lambda x: jnp.where(x > 0, x + x, x + 1),
+    "select_n .*computes with a comparison": lambda x: jnp.where(x > 0, x, x + 1),
+    "select_n .*as gates do": lambda x: jnp.where(x > 0, x, x[:, ::-1]),
+    "mul .*write relu as jax.nn.relu": lambda x: x * (x > 0).astype(x.dtype),
+    "cond .*its course depends": lambda x: lax.cond(x[0, 0] > 0, lambda: x, lambda: -x),
     "gt .*computes with a comparison": lambda x: jnp.where(x > 1, x, 0),
     "div .*divides by a value that depends on the inputs": lambda x: 1 / x,
     "sort .*no path rule": lambda x: jnp.sort(x),
@@ -537,7 +540,7 @@ def test_errors_teach(message):
         ),
         ("have no leaves", {}, networks.spec(4, 3)),
         (
-            "single leaf is int32, not fl",
+            "single leaf is int32, not a fl",
             networks.spec(3, 2, dtype=jnp.int32),
             networks.spec(4, 3),
         ),
