@@ -25,7 +25,7 @@ CALLS = frozenset(
 """The primitives that do nothing but call a function."""
 
 CARRIED = (-1, 1)
-"""The ray of all that a scan carries: a carry must have one structure."""
+"""The ray of all that a scan carries, between two steps: a carry has one structure."""
 
 LIBRARIES = ("jax", "flax", "pathsgd_optax")
 """The packages whose lines are of no help to who has written a network."""
@@ -52,7 +52,8 @@ def constant(array: Any) -> Value:
     uniform = None
     if isinstance(array, np.ndarray | jax.Array) and not _is_traced(array):
         uniform = _uniform(array)
-    return Value(jnp.asarray(array), uniform=uniform)
+    known = array if isinstance(array, jax.Array) else jnp.asarray(array)
+    return Value(known, uniform=uniform)
 
 
 def _is_traced(array: Any) -> bool:
@@ -149,7 +150,8 @@ def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     rows = [_stack(x, length) for x in rows]
 
     def body(context: Context, carry: list[Operand], rows: list[Operand]) -> Any:
-        results = interpret(context, jaxpr, [*constants, *carry, *rows])
+        arguments = [*constants, *map(_renamed, carry), *rows]
+        results = interpret(context, jaxpr, arguments)
         after = zip(results, carry, strict=False)
         return [_like(context, *pair) for pair in after], results[len(carry) :]
 
@@ -163,7 +165,7 @@ def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
         params["reverse"],
         params["unroll"],
     )
-    return [*after, *map(_unstack, stacks)]
+    return [*map(_renamed, after), *map(_unstack, stacks)]
 
 
 def _parted(
@@ -218,6 +220,10 @@ def _like(context: Context, x: Operand, other: Operand) -> Operand:
     if x.is_constant and other.is_constant:
         return Value(x.value, ray=CARRIED)
     return Value(None, context.mass(x), None, x.leaves | other.leaves, ray=CARRIED)
+
+
+def _renamed(x: Operand) -> Operand:
+    return x.renamed() if isinstance(x, Value) else x
 
 
 def _repeated(x: Operand, length: int) -> Operand:

@@ -95,6 +95,10 @@ class Value:
         """Whether it is known to be ``other`` times something, entry by entry."""
         return self.zero or self.ray[0] == other.ray[0]
 
+    def renamed(self) -> "Value":
+        """The same array, of no known multiples."""
+        return dataclasses.replace(self, ray=(next(_RAYS), 1))
+
     def map(self, function: Callable[[jax.Array], jax.Array]) -> "Value":
         """Applies a linear function, with coefficients 0 and 1, to each part."""
         value, offset, mass = (self.value, self.offset, self.mass)

@@ -476,6 +476,12 @@ ERRORS = {
     ),
     "select_n .*computes with a comparison": lambda x: jnp.where(x > 0, x, x + 1),
     "select_n .*as gates do": lambda x: jnp.where(x > 0, x, x[:, ::-1]),
+    "select_n .*gates": lambda x: lax.scan(
+        lambda c, _: ((c[1], jnp.where(c[0] > 0, c[0], c[1])), None),
+        (x, x + 1),
+        None,
+        2,
+    )[0][1],
     "mul .*write relu as jax.nn.relu": lambda x: x * (x > 0).astype(x.dtype),
     "cond .*its course depends": lambda x: lax.cond(x[0, 0] > 0, lambda: x, lambda: -x),
     "gt .*computes with a comparison": lambda x: jnp.where(x > 1, x, 0),
