@@ -31,7 +31,7 @@ import optax
 import pytest
 
 import pathsgd_optax as pathsgd
-from benchmarks.reports import report
+from benchmarks.reports import interleaved, ratios, report
 
 
 WIDTHS = (784, 4000, 4000, 10)
@@ -88,27 +88,15 @@ def _seconds(function):
 
 @pytest.mark.benchmark(group="training step")
 def test_training_steps_interleaved(benchmark):
-    batch = _batch()
-    states = {}
+    images, labels = _batch()
+    steps, states = {}, {}
     for name, optimizer in OPTIMIZERS.items():
-        params = _params(WIDTHS)
-        states[name] = _step(optimizer, params, optimizer.init(params), *batch)
-    times = {name: [] for name in OPTIMIZERS}
-
-    def one_round():
-        for name, optimizer in OPTIMIZERS.items():
-            start = time.perf_counter()
-            states[name] = _step(optimizer, *states[name], *batch)
-            jax.block_until_ready(states[name])
-            times[name].append(time.perf_counter() - start)
-
-    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=2)
-    sgd = np.array(times["sgd"])
-    report(
-        benchmark,
-        {"sgd, ms": 1000 * np.median(sgd)}
-        | {f"{name} / sgd": np.median(times[name] / sgd) for name in OPTIMIZERS},
-    )
+        params, step = _params(WIDTHS), functools.partial(_step, optimizer)
+        steps[name] = functools.partial(step, images=images, labels=labels)
+        states[name] = steps[name](params, optimizer.init(params))
+    times = interleaved(benchmark, steps, states, ROUNDS, warmup_rounds=2)
+    milliseconds = {"sgd, ms": 1000 * np.median(times["sgd"])}
+    report(benchmark, milliseconds | ratios(times, "sgd"))
 
 
 @pytest.mark.benchmark(group="memory")

@@ -21,7 +21,7 @@ import optax
 import pytest
 
 import pathsgd_optax as pathsgd
-from benchmarks.reports import report
+from benchmarks.reports import interleaved, ratios, report
 from tests import resnets
 
 
@@ -61,25 +61,15 @@ def test_resnet_18_steps_interleaved(benchmark):
         "adam": optax.with_extra_args_support(optax.adam(1e-3)),
         "path_sgd": pathsgd.path_sgd(1e-3, network),
     }
-    states, times = {}, {name: [] for name in optimizers}
+    steps, states = {}, {}
     for name, optimizer in optimizers.items():
         params, statistics = jax.tree.map(jnp.copy, tuple(variables.values()))[::-1]
+        step = functools.partial(_step, optimizer)
+        steps[name] = functools.partial(step, images=images, labels=labels)
         states[name] = (params, optimizer.init(params), statistics)
-
-    def one_round():
-        for name, optimizer in optimizers.items():
-            start = time.perf_counter()
-            states[name] = _step(optimizer, *states[name], images, labels)
-            jax.block_until_ready(states[name])
-            times[name].append(time.perf_counter() - start)
-
-    benchmark.pedantic(one_round, rounds=ROUNDS, warmup_rounds=1)
-    sgd = np.array(times["sgd"])
-    report(
-        benchmark,
-        {"sgd, s": np.median(sgd)}
-        | {f"{name} / sgd": np.median(times[name] / sgd) for name in optimizers},
-    )
+    times = interleaved(benchmark, steps, states, ROUNDS, warmup_rounds=1)
+    seconds = {"sgd, s": np.median(times["sgd"])}
+    report(benchmark, seconds | ratios(times, "sgd"))
 
 
 @pytest.mark.benchmark(group="compilation")

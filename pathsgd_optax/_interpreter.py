@@ -14,7 +14,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from pathsgd_optax._mass import Mass, aligned
-from pathsgd_optax._rules import apply_rule
+from pathsgd_optax._rules import all_constant, apply_rule
 from pathsgd_optax._values import Context, Indices, NoPathError, Operand, Uses, Value
 
 
@@ -64,8 +64,8 @@ def _uniform(array: np.ndarray | jax.Array) -> float | None:
     """The number that all entries of a floating array are, if there is one."""
     if array.size == 0 or not jnp.issubdtype(array.dtype, jnp.floating):
         return None
-    first = np.ravel(array)[0]
-    return float(first) if np.all(np.asarray(array) == first) else None
+    entries = np.ravel(array)
+    return float(entries[0]) if np.all(entries == entries[0]) else None
 
 
 def _literal(atom: Literal) -> Value:
@@ -96,17 +96,13 @@ def _evaluate(
         jaxpr, constants = _called(eqn)
         return interpret(context, jaxpr, [*map(constant, constants), *operands])
     try:
-        if eqn.primitive.name == "scan" and not _all_constant(operands):
+        if eqn.primitive.name == "scan" and not all_constant(operands):
             return _scan(context, operands)
         return apply_rule(context, operands)
     except NoPathError as error:
         raise ValueError(
             f"{eqn.primitive.name}{_place(context)} has no path semantics: {error}"
         ) from None
-
-
-def _all_constant(operands: Sequence[Operand]) -> bool:
-    return all(isinstance(x, Value) and x.is_constant for x in operands)
 
 
 def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pathsgd_optax._scaled import Scaled, magnitude
+from pathsgd_optax._scaled import Scaled, integer_dtype, magnitude
 
 
 NOWHERE = -(2**24)
@@ -70,7 +70,7 @@ def unit(x: Mass) -> Mass:
     """The power of two at or below the largest entry; 1 for zeros."""
     info = jnp.finfo(x.mantissa.dtype)
     peak = jnp.max(lax.stop_gradient(x.mantissa))
-    ones = jnp.array(info.maxexp - 1, _integer(info.dtype)) << info.nmant
+    ones = jnp.array(info.maxexp - 1, integer_dtype(info.dtype)) << info.nmant
     bits = lax.bitcast_convert_type(peak, ones.dtype) >> info.nmant << info.nmant
     live = bits != 0
     bits = lax.select(live, bits, ones)
@@ -97,12 +97,8 @@ def power_of_two(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
     info = jnp.finfo(dtype)
     biased = exponent + jnp.int32(info.maxexp - 1)
     biased = lax.clamp(jnp.int32(0), biased, jnp.int32(2 * info.maxexp - 2))
-    bits = biased.astype(_integer(info.dtype)) << info.nmant
+    bits = biased.astype(integer_dtype(info.dtype)) << info.nmant
     return lax.bitcast_convert_type(bits, info.dtype)
-
-
-def _integer(dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.dtype(f"int{8 * dtype.itemsize}")
 
 
 def common_exponent(*masses: Mass) -> tuple[jax.Array, jax.Array]:

@@ -102,7 +102,19 @@ class Described:
 
         With ``params``, also the share of the path mass that runs through each.
         """
-        return summarize(self, params, p, constants)
+        rows: list[tuple[str, ...]] = [("parameter", "shape", "role", "uses")]
+        rows += [(x.path, str(x.shape), x.role, str(x.uses)) for x in self.parameters]
+        if params is not None:
+            shares = path_shares(self, params, check_norm_order(p), constants)
+            column = ["share", *(f"{float(share):.1%}" for share in shares)]
+            rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+            ).rstrip()
+            for row in rows
+        )
 
     def labels(self: PathNetwork, params: Params | None = None) -> Params:
         """The label of each parameter, ``"path"`` or ``"no path"``.
@@ -110,7 +122,12 @@ class Described:
         As a tree like the network's parameters, or like ``params``, which are the same
         ones: ``optax.partition(transforms, network.labels)``.
         """
-        return label_tree(self, params)
+        treedef = self.treedef
+        if params is not None:
+            check_leaves(self, params)
+            treedef = jax.tree.structure(params, is_leaf=is_masked)
+        labels = [NO_PATH if p.role == NO_PATH else "path" for p in self.parameters]
+        return jax.tree.unflatten(treedef, labels)
 
 
 def check_leaves(network: PathNetwork, params: Params) -> None:
@@ -153,16 +170,6 @@ def check_unmasked(unmasked: bool) -> None:
         )
 
 
-def label_tree(network: PathNetwork, params: Params | None = None) -> Params:
-    """A tree of ``"path"`` and ``"no path"``, like ``params`` if there are any."""
-    treedef = network.treedef
-    if params is not None:
-        check_leaves(network, params)
-        treedef = jax.tree.structure(params, is_leaf=is_masked)
-    labels = [NO_PATH if p.role == NO_PATH else "path" for p in network.parameters]
-    return jax.tree.unflatten(treedef, labels)
-
-
 def path_shares(
     network: PathNetwork, params: Params, p: float, constants: Any = None
 ) -> list[jax.Array]:
@@ -176,28 +183,6 @@ def path_shares(
         else jnp.zeros(())
         for leaf, f in zip(leaves, factors, strict=True)
     ]
-
-
-def summarize(
-    network: PathNetwork,
-    params: Params | None = None,
-    p: float = 2,
-    constants: Any = None,
-) -> str:
-    """A table with a line for each parameter."""
-    rows: list[tuple[str, ...]] = [("parameter", "shape", "role", "uses")]
-    rows += [(x.path, str(x.shape), x.role, str(x.uses)) for x in network.parameters]
-    if params is not None:
-        shares = path_shares(network, params, check_norm_order(p), constants)
-        column = ["share", *(f"{float(share):.1%}" for share in shares)]
-        rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in rows
-    )
 
 
 def leaf_name(path: KeyPath) -> str:

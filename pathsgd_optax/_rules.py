@@ -82,18 +82,23 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     name = context.eqn.primitive.name
     if name.startswith(("random_bits", "threefry", "rng_")):
         raise NoPathError(RANDOM)
-    if name in ("cond", "while") and not all(map(_is_constant, operands)):
+    if name in ("cond", "while") and not all_constant(operands):
         raise NoPathError(CONTROL)
     if any(isinstance(x, Indices) for x in operands):
         return _with_indices(context, *operands)
     if any(isinstance(x, Comparison) for x in operands) and name not in BY_SIGN:
         raise NoPathError(COMPARISON)
-    if all(map(_is_constant, operands)):
+    if all_constant(operands):
         return _constant(context, *operands)
     if name not in RULES:
         data = any(isinstance(x, Value) and x.is_data for x in operands)
         raise NoPathError(UNKNOWN if data else NONLINEAR)
     return RULES[name](context, *(_cast(context, x) for x in operands))
+
+
+def all_constant(operands: Sequence[Operand]) -> bool:
+    """Whether nothing depends on the inputs or on parameters."""
+    return all(map(_is_constant, operands))
 
 
 def _is_constant(x: Operand) -> TypeGuard[Value]:

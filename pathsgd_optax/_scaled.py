@@ -67,19 +67,20 @@ def _power_of_two(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
     jnp.ldexp takes tens of operations, which XLA repeats wherever the result is used.
     """
-    info, integer = jnp.finfo(dtype), _integer(dtype)
+    info, integer = jnp.finfo(dtype), integer_dtype(dtype)
     biased = jnp.clip(exponent, info.minexp, info.maxexp - 1) - info.minexp + 1
     return lax.bitcast_convert_type(biased.astype(integer) << info.nmant, dtype)
 
 
 def _exponent(x: jax.Array) -> jax.Array:
     """The int32 that brings ``x * 2**-exponent`` to [0.5, 1), for a normal x > 0."""
-    info, integer = jnp.finfo(x.dtype), _integer(x.dtype)
+    info, integer = jnp.finfo(x.dtype), integer_dtype(x.dtype)
     biased = lax.bitcast_convert_type(x, integer) >> info.nmant
     return biased.astype(jnp.int32) + info.minexp
 
 
-def _integer(dtype: jnp.dtype) -> jnp.dtype:
+def integer_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The integers that hold the bits of this floating dtype."""
     return jnp.dtype(f"int{8 * dtype.itemsize}")
 
 

@@ -172,11 +172,12 @@ class Graph:
     """
 
     def __init__(self):
+        self.count = 0
         self.edges = []
 
     def nodes(self, *shape):
         """New nodes, as an array."""
-        first = getattr(self, "count", 0)
+        first = self.count
         self.count = first + math.prod(shape)
         return np.arange(first, self.count).reshape(shape)
 
