@@ -2,7 +2,16 @@
 
 from importlib.metadata import version
 
-from pathsgd_optax._alias import path_sgd as path_sgd
+from pathsgd_optax._alias import (
+    path_adagrad as path_adagrad,
+    path_adam as path_adam,
+    path_rmsprop as path_rmsprop,
+    path_sgd as path_sgd,
+)
+from pathsgd_optax._constraints import (
+    add_path_norm_penalty as add_path_norm_penalty,
+    clip_by_path_metric as clip_by_path_metric,
+)
 from pathsgd_optax._flax import trace_linen as trace_linen, trace_nnx as trace_nnx
 from pathsgd_optax._layered import (
     LayeredNetwork as LayeredNetwork,
@@ -25,11 +34,16 @@ from pathsgd_optax._rescaling import (
     unbalance as unbalance,
 )
 from pathsgd_optax._rules import register_path_rule as register_path_rule
+from pathsgd_optax._scaling import ScaleByPathNormState as ScaleByPathNormState
 from pathsgd_optax._tracing import (
     TracedNetwork as TracedNetwork,
     trace_network as trace_network,
 )
-from pathsgd_optax._transform import scale_by_path_norm as scale_by_path_norm
+from pathsgd_optax._transform import (
+    PreconditionByPathNormState as PreconditionByPathNormState,
+    precondition_by_path_norm as precondition_by_path_norm,
+    scale_by_path_norm as scale_by_path_norm,
+)
 
 
 __version__ = version("pathsgd-optax")
@@ -38,15 +52,23 @@ __all__ = [
     "LayeredNetwork",
     "Parameter",
     "PathNetwork",
+    "PreconditionByPathNormState",
+    "ScaleByPathNormState",
     "TracedNetwork",
+    "add_path_norm_penalty",
     "balance",
+    "clip_by_path_metric",
     "group_norm",
     "layered_network",
     "log_path_norm",
     "max_norm",
+    "path_adagrad",
+    "path_adam",
     "path_norm",
+    "path_rmsprop",
     "path_scaling",
     "path_sgd",
+    "precondition_by_path_norm",
     "register_path_rule",
     "rescale",
     "scale_by_path_norm",

@@ -1,17 +1,29 @@
 """Optimizers: each one chain of transformations."""
 
+from collections.abc import Callable
+
+import jax
 import optax
 
-from pathsgd_optax._network import PathNetwork
-from pathsgd_optax._transform import scale_by_path_norm
+from pathsgd_optax._network import NO_PATH, PathNetwork
+from pathsgd_optax._scaling import Mask, PathScaler
+from pathsgd_optax._transform import precondition_by_path_norm, scale_by_path_norm
+from pathsgd_optax._types import Params, Scalar
 
 
 def path_sgd(
     learning_rate: optax.ScalarOrSchedule,
     network: PathNetwork | None = None,
     p: float = 2,
-    momentum: float | None = None,
+    momentum: Scalar | None = None,
     nesterov: bool = False,
+    *,
+    weight_decay: Scalar | None = None,
+    normalize: bool = False,
+    update_every: int | None = None,
+    mask: Mask | None = None,
+    fallback: optax.GradientTransformation | None = None,
+    monitor: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Path-SGD: steepest descent in the geometry of the network's paths.
 
@@ -30,9 +42,21 @@ def path_sgd(
       p: order of the path norm, in [1, inf]; a Python number.
       momentum: decay of the trace of past updates, or None for no momentum.
       nesterov: whether to use Nesterov's momentum.
+      weight_decay: decoupled weight decay: what is added to each update is this number
+        times the weight, before the learning rate; None for none.
+      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`; see
+        :func:`scale_by_path_norm`.
+      update_every: how many updates share a path scaling; None for one.
+      mask: which parameters are scaled by their paths; None for all. (It is not that
+        of `optax.adamw`, which is for weight decay.)
+      fallback: the whole optimizer of parameters on no path, or not in the mask, such
+        as ``optax.adam(1e-3)``. None to treat them as the others, but for the scaling.
+      monitor: whether the state's ``path_metric`` is computed.
 
     Returns:
-      The transformation; its update needs ``params``.
+      The optimizer; its update needs ``params``, and ``constants`` if the network was
+      traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
+      ``"path_metric"``.
 
     Raises:
       ValueError: see :func:`scale_by_path_norm`.
@@ -62,8 +86,320 @@ def path_sgd(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (8), Algorithm 1.
     """
+    labels = PathScaler(network, p, mask=mask).labels
     return optax.chain(
-        scale_by_path_norm(network, p),
+        scale_by_path_norm(
+            network,
+            p,
+            normalize=normalize,
+            update_every=update_every,
+            mask=mask,
+            monitor=monitor,
+        ),
+        _descent(learning_rate, weight_decay, labels, fallback, momentum, nesterov),
+    )
+
+
+def path_adagrad(
+    learning_rate: optax.ScalarOrSchedule,
+    network: PathNetwork | None = None,
+    p: float = 2,
+    initial_accumulator_value: Scalar = 0.1,
+    eps: Scalar = 1e-7,
+    *,
+    weight_decay: Scalar | None = None,
+    normalize: bool = False,
+    update_every: int | None = None,
+    mask: Mask | None = None,
+    fallback: optax.GradientTransformation | None = None,
+    monitor: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""AdaGrad in the geometry of the network's paths.
+
+    .. math::
+      w \leftarrow w - \frac{\eta}{\sqrt{\gamma}} \frac{\tilde g_t}{\sqrt{s_t +
+        \epsilon}}, \qquad s_t = s_0 + \sum_{\tau \le t} \tilde g_\tau^2, \qquad
+      \tilde g_t = \frac{g_t}{\sqrt{\gamma_p(w^{(t)})}}
+
+    AdaGrad sees gradients divided by :math:`\sqrt\gamma`, which no rescaling changes,
+    and its updates are divided by :math:`\sqrt\gamma` too: it is put into
+    :func:`precondition_by_path_norm`. So training doesn't depend on how the weights are
+    scaled, as it does where AdaGrad gets gradients divided by :math:`\gamma`.
+
+    Args:
+      learning_rate: a fixed number, or an Optax schedule.
+      network: the network that the parameters are the weights of, or None for a fully
+        connected one, which :func:`layered_network` reads off the parameters.
+      p: order of the path norm, in [1, inf]; a Python number.
+      initial_accumulator_value: :math:`s_0`.
+      eps: a small number, added to the sum of squares.
+      weight_decay: decoupled weight decay: what is added to each update is this number
+        times the weight, before the learning rate; None for none.
+      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`; see
+        :func:`scale_by_path_norm`.
+      update_every: how many updates share a path scaling; None for one.
+      mask: which parameters are scaled by their paths; None for all. (It is not that
+        of `optax.adamw`, which is for weight decay.)
+      fallback: the whole optimizer of parameters on no path, or not in the mask, such
+        as ``optax.adam(1e-3)``. None to treat them as the others, but for the scaling.
+      monitor: whether the state's ``path_metric`` is computed.
+
+    Returns:
+      The optimizer; its update needs ``params``, and ``constants`` if the network was
+      traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
+      ``"path_metric"``.
+
+    Raises:
+      ValueError: see :func:`scale_by_path_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"Dense_0": {"kernel": jnp.array([[100.0]])},
+      ...           "Dense_1": {"kernel": jnp.array([[0.01]])}}
+      >>> grads = {"Dense_0": {"kernel": jnp.array([[0.02]])},
+      ...          "Dense_1": {"kernel": jnp.array([[200.0]])}}
+      >>> optimizer = pathsgd.path_adagrad(0.1)
+      >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+      >>> # 0.1 / 0.01 and 0.1 / 100, but for s_0
+      >>> print(updates["Dense_0"]["kernel"], updates["Dense_1"]["kernel"])
+      [[-9.877]] [[-0.0009877]]
+
+    References:
+      Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
+      Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
+      combination with AdaGrad open.
+    """
+    labels = PathScaler(network, p, mask=mask).labels
+    adagrad = optax.scale_by_rss(initial_accumulator_value, eps)
+    return optax.chain(
+        precondition_by_path_norm(
+            _masked(adagrad, labels, fallback),
+            network,
+            p,
+            normalize=normalize,
+            update_every=update_every,
+            mask=mask,
+            monitor=monitor,
+        ),
+        _descent(learning_rate, weight_decay, labels, fallback),
+    )
+
+
+def path_rmsprop(
+    learning_rate: optax.ScalarOrSchedule,
+    network: PathNetwork | None = None,
+    p: float = 2,
+    decay: Scalar = 0.9,
+    eps: Scalar = 1e-8,
+    momentum: Scalar | None = None,
+    nesterov: bool = False,
+    *,
+    weight_decay: Scalar | None = None,
+    normalize: bool = False,
+    update_every: int | None = None,
+    mask: Mask | None = None,
+    fallback: optax.GradientTransformation | None = None,
+    monitor: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""RMSProp in the geometry of the network's paths.
+
+    .. math::
+      w \leftarrow w - \frac{\eta}{\sqrt{\gamma}} \frac{\tilde g_t}{\sqrt{s_t +
+        \epsilon}}, \qquad s_t = \beta s_{t-1} + (1 - \beta) \tilde g_t^2, \qquad
+      \tilde g_t = \frac{g_t}{\sqrt{\gamma_p(w^{(t)})}}
+
+    RMSProp sees gradients divided by :math:`\sqrt\gamma`, which no rescaling changes,
+    and its updates are divided by :math:`\sqrt\gamma` too: it is put into
+    :func:`precondition_by_path_norm`. So training doesn't depend on how the weights are
+    scaled, as it does where RMSProp gets gradients divided by :math:`\gamma`.
+
+    Args:
+      learning_rate: a fixed number, or an Optax schedule.
+      network: the network that the parameters are the weights of, or None for a fully
+        connected one, which :func:`layered_network` reads off the parameters.
+      p: order of the path norm, in [1, inf]; a Python number.
+      decay: :math:`\beta`, of the mean of squares.
+      eps: a small number, added to the mean of squares.
+      momentum: decay of the trace of past updates, or None for no momentum.
+      nesterov: whether to use Nesterov's momentum.
+      weight_decay: decoupled weight decay: what is added to each update is this number
+        times the weight, before the learning rate; None for none.
+      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`; see
+        :func:`scale_by_path_norm`.
+      update_every: how many updates share a path scaling; None for one.
+      mask: which parameters are scaled by their paths; None for all. (It is not that
+        of `optax.adamw`, which is for weight decay.)
+      fallback: the whole optimizer of parameters on no path, or not in the mask, such
+        as ``optax.adam(1e-3)``. None to treat them as the others, but for the scaling.
+      monitor: whether the state's ``path_metric`` is computed.
+
+    Returns:
+      The optimizer; its update needs ``params``, and ``constants`` if the network was
+      traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
+      ``"path_metric"``.
+
+    Raises:
+      ValueError: see :func:`scale_by_path_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"Dense_0": {"kernel": jnp.array([[100.0]])},
+      ...           "Dense_1": {"kernel": jnp.array([[0.01]])}}
+      >>> grads = {"Dense_0": {"kernel": jnp.array([[0.02]])},
+      ...          "Dense_1": {"kernel": jnp.array([[200.0]])}}
+      >>> optimizer = pathsgd.path_rmsprop(0.1)
+      >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+      >>> # both times 1 / sqrt(1 - 0.9)
+      >>> print(updates["Dense_0"]["kernel"], updates["Dense_1"]["kernel"])
+      [[-31.62]] [[-0.003162]]
+
+    References:
+      Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
+      Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
+      combination with adaptive methods open.
+    """
+    labels = PathScaler(network, p, mask=mask).labels
+    rmsprop = optax.scale_by_rms(decay, eps)
+    return optax.chain(
+        precondition_by_path_norm(
+            _masked(rmsprop, labels, fallback),
+            network,
+            p,
+            normalize=normalize,
+            update_every=update_every,
+            mask=mask,
+            monitor=monitor,
+        ),
+        _descent(learning_rate, weight_decay, labels, fallback, momentum, nesterov),
+    )
+
+
+def path_adam(
+    learning_rate: optax.ScalarOrSchedule,
+    network: PathNetwork | None = None,
+    p: float = 2,
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    nesterov: bool = False,
+    *,
+    weight_decay: Scalar | None = None,
+    normalize: bool = False,
+    update_every: int | None = None,
+    mask: Mask | None = None,
+    fallback: optax.GradientTransformation | None = None,
+    monitor: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam in the geometry of the network's paths.
+
+    .. math::
+      w \leftarrow w - \frac{\eta}{\sqrt{\gamma}} \frac{\hat m_t}{\sqrt{\hat v_t} +
+        \epsilon}, \qquad \tilde g_t = \frac{g_t}{\sqrt{\gamma_p(w^{(t)})}}
+
+    with the bias-corrected means :math:`\hat m_t` of :math:`\tilde g` and
+    :math:`\hat v_t` of :math:`\tilde g^2`.
+
+    Adam sees gradients divided by :math:`\sqrt\gamma`, which no rescaling changes,
+    and its updates are divided by :math:`\sqrt\gamma` too: it is put into
+    :func:`precondition_by_path_norm`. So training doesn't depend on how the weights are
+    scaled, as it does where Adam gets gradients divided by :math:`\gamma`.
+    With ``weight_decay`` it is AdamW.
+
+    Args:
+      learning_rate: a fixed number, or an Optax schedule.
+      network: the network that the parameters are the weights of, or None for a fully
+        connected one, which :func:`layered_network` reads off the parameters.
+      p: order of the path norm, in [1, inf]; a Python number.
+      b1: decay of the mean of gradients.
+      b2: decay of the mean of their squares.
+      eps: a small number, added to the root of that mean, which has no scale.
+      nesterov: whether to use Nesterov's momentum.
+      weight_decay: decoupled weight decay: what is added to each update is this number
+        times the weight, before the learning rate; None for none.
+      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`; see
+        :func:`scale_by_path_norm`.
+      update_every: how many updates share a path scaling; None for one.
+      mask: which parameters are scaled by their paths; None for all. (It is not that
+        of `optax.adamw`, which is for weight decay.)
+      fallback: the whole optimizer of parameters on no path, or not in the mask, such
+        as ``optax.adam(1e-3)``. None to treat them as the others, but for the scaling.
+      monitor: whether the state's ``path_metric`` is computed.
+
+    Returns:
+      The optimizer; its update needs ``params``, and ``constants`` if the network was
+      traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
+      ``"path_metric"``.
+
+    Raises:
+      ValueError: see :func:`scale_by_path_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"Dense_0": {"kernel": jnp.array([[100.0]])},
+      ...           "Dense_1": {"kernel": jnp.array([[0.01]])}}
+      >>> grads = {"Dense_0": {"kernel": jnp.array([[0.02]])},
+      ...          "Dense_1": {"kernel": jnp.array([[200.0]])}}
+      >>> optimizer = pathsgd.path_adam(0.1)
+      >>> updates, _ = optimizer.update(grads, optimizer.init(params), params)
+      >>> # 0.1 / 0.01 and 0.1 / 100
+      >>> print(updates["Dense_0"]["kernel"], updates["Dense_1"]["kernel"])
+      [[-10.00]] [[-0.001000]]
+
+    References:
+      Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
+      Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
+      combination with Adam open.
+    """
+    labels = PathScaler(network, p, mask=mask).labels
+    adam = optax.scale_by_adam(b1, b2, eps, nesterov=nesterov)
+    return optax.chain(
+        precondition_by_path_norm(
+            _masked(adam, labels, fallback),
+            network,
+            p,
+            normalize=normalize,
+            update_every=update_every,
+            mask=mask,
+            monitor=monitor,
+        ),
+        _descent(learning_rate, weight_decay, labels, fallback),
+    )
+
+
+def _masked(
+    inner: optax.GradientTransformation,
+    labels: Callable[[Params], Params],
+    fallback: optax.GradientTransformation | None,
+) -> optax.GradientTransformation:
+    """The inner transformation, of what isn't the fallback's."""
+    if fallback is None:
+        return inner
+
+    def on_path(params: Params) -> Params:
+        return jax.tree.map(lambda label: label != NO_PATH, labels(params))
+
+    return optax.masked(inner, on_path)
+
+
+def _descent(
+    learning_rate: optax.ScalarOrSchedule,
+    weight_decay: Scalar | None,
+    labels: Callable[[Params], Params],
+    fallback: optax.GradientTransformation | None,
+    momentum: Scalar | None = None,
+    nesterov: bool = False,
+) -> optax.GradientTransformation:
+    """What comes after the scaling by paths, or the fallback."""
+    descent = optax.chain(
         optax.identity() if momentum is None else optax.trace(momentum, nesterov),
+        optax.add_decayed_weights(weight_decay)
+        if weight_decay is not None
+        else optax.identity(),
         optax.scale_by_learning_rate(learning_rate),
     )
+    if fallback is None:
+        return descent
+    return optax.partition({"path": descent, NO_PATH: fallback}, labels)

@@ -23,6 +23,7 @@ from pathsgd_optax._network import (
     Factors,
     Parameter,
     PathNetwork,
+    Scaling,
     check_leaves,
 )
 from pathsgd_optax._scaled import (
@@ -60,6 +61,7 @@ class LayeredNetwork(Described):
 
     treedef: jax.tree_util.PyTreeDef
     segments: tuple[Segment, ...]
+    constants: None = None
 
     @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -102,16 +104,16 @@ class LayeredNetwork(Described):
         layers = [s.each_layer(e) for s, e in zip(self.segments, entering, strict=True)]
         return [*itertools.chain(*layers), outputs]
 
-    def inverse_roots(
+    def scaling(
         self, params: Params, p: float, normalize: bool = False, constants: Any = None
-    ) -> list[Factors]:
-        """1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of each of the leaves."""
+    ) -> Scaling:
+        """phi_p, and 1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of the leaves."""
         del constants
-        stacks = _inverse_roots(self, jax.tree.leaves(params), p, normalize)
+        norm, stacks = _scaling(self, jax.tree.leaves(params), p, normalize)
         factors: dict[int, Factors] = {}
         for segment, stack in zip(self.segments, stacks, strict=True):
             factors |= segment.each_leaf(stack)
-        return [factors[place] for place in sorted(factors)]
+        return Scaling(norm, tuple(factors[place] for place in sorted(factors)))
 
     def split(self, params: Params) -> list[Weights]:
         """The kernel and the bias of each layer, in the order of application."""
@@ -287,19 +289,19 @@ def _parted(
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p", "normalize"))
-def _inverse_roots(
+def _scaling(
     network: LayeredNetwork, leaves: Sequence[jax.Array], p: float, normalize: bool
-) -> list[list[tuple[Factors, Factors]]]:
-    """The factors of the kernel and the bias of each layer, stacked by segment."""
+) -> tuple[Scaled, list[list[tuple[Factors, Factors]]]]:
+    """phi, and the factors of each layer's kernel and bias, stacked by segment."""
     entering, leaving, outputs = _passes(network, leaves, p)
     ready = zero_after(
         [norms for norms in jax.tree.leaves((entering, leaving)) if norms.ndim]
     )
+    phi = _total(outputs, p)
     scale = Scaled(jnp.ones((), path_dtype(*leaves)), ready)
     if normalize:
-        phi = _total(outputs, p)
         scale = Scaled(phi.mantissa, phi.exponent + ready)
-    return [
+    return phi, [
         [_factors(*pair, scale) for pair in zip(*units, strict=True)]
         for units in zip(entering, leaving, strict=True)
     ]

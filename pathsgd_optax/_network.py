@@ -1,7 +1,7 @@
 """What the package knows of a network: its parameters and its path values."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -29,6 +29,13 @@ def root(factors: Factors) -> jax.Array:
     if not factors:
         return jnp.zeros(())
     return functools.reduce(jnp.multiply, map(reciprocal, factors))
+
+
+class Scaling(NamedTuple):
+    """What one forward and one backward pass find."""
+
+    norm: Scaled  # phi_p, of shape ()
+    inverse_roots: tuple[Factors, ...]  # no factors where a leaf can be on no path
 
 
 class Parameter(NamedTuple):
@@ -70,23 +77,27 @@ class PathNetwork(Protocol):
     def parameters(self) -> tuple[Parameter, ...]:
         """One entry a leaf, in the order of `jax.tree.leaves`."""
 
+    @property
+    def constants(self) -> Any:
+        """The shapes of what it needs besides parameters; None for nothing."""
+
     def check(self, params: Params, constants: Any = None) -> None:
         """Raises a ValueError where ``params`` or ``constants`` are not its own."""
 
     def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
         """phi_p, a scalar."""
 
-    def inverse_roots(
+    def scaling(
         self,
         params: Params,
         p: float,
         normalize: bool = False,
         constants: Any = None,
-    ) -> Sequence[Factors]:
-        """1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of each of the leaves.
+    ) -> Scaling:
+        """phi_p, and 1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of the leaves."""
 
-        A leaf that is on no path, whatever the weights are, has no factors.
-        """
+    def labels(self, params: Params | None = None) -> Params:
+        """The label of each parameter, ``"path"`` or ``"no path"``."""
 
 
 class Described:
@@ -160,13 +171,19 @@ def is_masked(node: Any) -> bool:
     return isinstance(node, optax.MaskedNode)
 
 
+def is_placeholder(params: Params) -> bool:
+    """Whether `optax.tree.map_params` asks where a state holds parameters."""
+    empty = params is None or isinstance(params, Collection)
+    return not empty and not jax.tree.leaves(params, is_leaf=is_masked)
+
+
 def check_unmasked(unmasked: bool) -> None:
     """Raises a ValueError unless all weights on paths are there."""
     if not unmasked:
         raise ValueError(
-            "params are masked, but paths run through all of them. Mask the updates "
-            "after this transformation: optax.chain(scale_by_path_norm(), "
-            "optax.masked(optax.set_to_zero(), mask))."
+            "params are masked, but paths run through all of them. Give all to this "
+            "transformation: `mask=` and `fallback=` tell which to scale and what to "
+            "do with others, and optax.chain(..., optax.freeze(mask)) freezes some."
         )
 
 
@@ -176,7 +193,7 @@ def path_shares(
     """The part of the path mass that runs through each of the leaves."""
     network.check(params, constants)
     leaves = jax.tree.leaves(params, is_leaf=is_masked)
-    factors = network.inverse_roots(params, p, True, constants)
+    factors = network.scaling(params, p, True, constants).inverse_roots
     return [
         norm(jnp.ravel(magnitude(leaf.astype(f[0].dtype)) * root(f)), p, 0) ** p
         if f

@@ -137,8 +137,9 @@ def path_scaling(
     """
     network.check(params, constants)
     leaves, treedef = jax.tree.flatten(params)
-    factors = network.inverse_roots(params, check_norm_order(p), constants=constants)
-    return jax.tree.unflatten(treedef, map(_scaling, leaves, factors))
+    scaling = network.scaling(params, check_norm_order(p), constants=constants)
+    gammas = map(_gamma, leaves, scaling.inverse_roots)
+    return jax.tree.unflatten(treedef, gammas)
 
 
 def group_norm(
@@ -234,7 +235,7 @@ def _path_norm(
 # Jitted for each shape, not for the whole tree, so that a network of many equal layers
 # is compiled as fast as one of a few.
 @jax.jit
-def _scaling(leaf: jax.Array, factors: Factors) -> jax.Array:
+def _gamma(leaf: jax.Array, factors: Factors) -> jax.Array:
     return jnp.broadcast_to(jnp.square(root(factors)), leaf.shape)
 
 

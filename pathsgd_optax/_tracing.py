@@ -18,6 +18,7 @@ from pathsgd_optax._network import (
     Described,
     Factors,
     Parameter,
+    Scaling,
     check_leaves,
     is_masked,
     leaf_name,
@@ -65,11 +66,11 @@ class TracedNetwork(Described):
         """phi_p, a scalar."""
         return _path_norm(self, self._leaves(params), p, constants)
 
-    def inverse_roots(
+    def scaling(
         self, params: Params, p: float, normalize: bool = False, constants: Any = None
-    ) -> list[Factors]:
-        """1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of each of the leaves."""
-        return _inverse_roots(self, self._leaves(params), p, normalize, constants)
+    ) -> Scaling:
+        """phi_p, and 1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of the leaves."""
+        return _scaling(self, self._leaves(params), p, normalize, constants)
 
     def _leaves(self, params: Params) -> list[jax.Array]:
         """The leaves; any numbers for masked ones, which are on no path."""
@@ -272,13 +273,13 @@ def _path_norm(
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p", "normalize"))
-def _inverse_roots(
+def _scaling(
     network: TracedNetwork,
     leaves: Sequence[jax.Array],
     p: float,
     normalize: bool,
     constants: Any,
-) -> list[Factors]:
+) -> Scaling:
     context, weights, masses = _start(leaves, p, gammas=True)
 
     def total(mantissas: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -288,17 +289,19 @@ def _inverse_roots(
         return phi.mantissa, phi.exponent
 
     phi, pull, above = jax.vjp(total, [x.mantissa for x in masses], has_aux=True)
+    norm = _mass.root(Mass(phi, above, above), p)
     if normalize:
         [slopes] = pull(1 / jnp.where(phi != 0, phi, 1))
         above = jnp.int32(0)
     else:
         [slopes] = pull(jnp.ones_like(phi))
-    return [
+    factors = (
         () if parameter.role == NO_PATH else _factors(slope, above, mass, p)
         for parameter, slope, mass in zip(
             network.parameters, slopes, masses, strict=True
         )
-    ]
+    )
+    return Scaling(norm, tuple(factors))
 
 
 def _start(

@@ -1,28 +1,34 @@
 """Gradient transformations that rescale by the paths through each weight."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from pathsgd_optax._layered import layered_network
-from pathsgd_optax._network import (
-    Factors,
-    PathNetwork,
-    check_leaves,
-    check_unmasked,
-    is_masked,
-    leaf_name,
-    root,
-)
-from pathsgd_optax._scaled import zero_after
-from pathsgd_optax._types import (
-    NO_PARAMS,
-    Params,
-    check_non_negative,
-    check_norm_order,
-)
+from pathsgd_optax._network import PathNetwork
+from pathsgd_optax._scaling import Mask, PathScaler, ScaleByPathNormState
+from pathsgd_optax._types import Params, check_non_negative
+from pathsgd_optax._updates import divide, multiply
+
+
+class PreconditionByPathNormState(NamedTuple):
+    """The state of `precondition_by_path_norm`.
+
+    Attributes:
+      paths: what it knows of the paths.
+      inner_state: the state of the inner transformation.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"Dense_0": {"kernel": jnp.array([[3.0]])}}
+      >>> state = pathsgd.precondition_by_path_norm(optax.trace(0.9)).init(params)
+      >>> state.inner_state.trace
+      {'Dense_0': {'kernel': Array([[0.]], dtype=float32)}}
+    """
+
+    paths: ScaleByPathNormState
+    inner_state: optax.OptState
 
 
 def scale_by_path_norm(
@@ -32,6 +38,9 @@ def scale_by_path_norm(
     exponent: float = 1.0,
     normalize: bool = False,
     damping: float = 0.0,
+    update_every: int | None = None,
+    mask: Mask | None = None,
+    monitor: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Divides each gradient by the path scaling of its weight.
 
@@ -48,8 +57,8 @@ def scale_by_path_norm(
 
     Adaptive transformations *after* this one (Adam, AdaGrad) see a gradient that they
     divide by its own magnitude, which all but cancels the path scaling: such a chain
-    is not invariant to rescaling. Momentum, schedules and decoupled weight decay
-    after it are harmless.
+    is not invariant to rescaling. :func:`precondition_by_path_norm` is what they need.
+    Momentum, schedules and decoupled weight decay after it are harmless.
 
     Args:
       network: the network that the parameters are the weights of, or None for a fully
@@ -62,14 +71,23 @@ def scale_by_path_norm(
       damping: added to the scaling that is divided by, after ``normalize``. An
         absolute number breaks the invariance to rescaling, and moves weights that no
         path runs through.
+      update_every: how many updates share a scaling, which the state then holds; None
+        to compute each its own. An old scaling keeps the invariance: weights that were
+        rescalings of each other then are rescalings by the same factors now.
+      mask: which parameters to scale: a tree of booleans like the parameters, or a
+        prefix of it, or a function from the parameters to one; None for all. The rest
+        keep their gradients, but their weights count in the paths.
+      monitor: whether the state's ``path_metric`` is computed, at the cost of reading
+        the gradients once more.
 
     Returns:
       The transformation; its update needs ``params``, and ``constants`` if the network
       was traced with them: ``update(grads, state, params, constants=batch_stats)``.
+      Its state, a :class:`ScaleByPathNormState`, has the ``log_path_norm``.
 
     Raises:
-      ValueError: when made, if ``p`` is below 1, or ``exponent`` or ``damping``
-        negative; at init, if parameters are masked, or not the network's
+      ValueError: when made, if ``p`` or ``update_every`` is below 1, or ``exponent`` or
+        ``damping`` negative; at init, if parameters are masked, or not the network's
         or, without a network, don't make a fully connected one; at update, if
         ``params`` are missing, or the updates' structure or shapes differ from theirs.
 
@@ -88,84 +106,114 @@ def scale_by_path_norm(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equations (8) and (9).
     """
-    p = check_norm_order(p)
     exponent = check_non_negative(exponent, "exponent")
-    damping = check_non_negative(damping, "damping")
-
-    def init_fn(params: Params) -> optax.EmptyState:
-        check_leaves(_resolve(network, params), params)
-        return optax.EmptyState()
+    scaler = PathScaler(network, p, normalize, damping, update_every, mask, monitor)
 
     def update_fn(
         updates: optax.Updates,
-        state: optax.EmptyState,
+        state: ScaleByPathNormState,
         params: Params | None = None,
         *,
         constants: Any = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.EmptyState]:
+    ) -> tuple[optax.Updates, ScaleByPathNormState]:
         del extra_args
-        if params is None:
-            raise ValueError(NO_PARAMS)
-        paths = _resolve(network, params)
-        paths.check(params, constants)
-        _check_updates(updates, params)
-        leaves, treedef = jax.tree.flatten(updates, is_leaf=is_masked)
-        factors = paths.inverse_roots(params, p, normalize, constants)
-        # Every gradient of a bias waits for the reading of the kernel after it.
-        ready = zero_after([x for x in leaves if not is_masked(x) and x.ndim == 1])
-        scaled = [
-            _multiply(leaf, _damped(inverse, damping), 2 * exponent, ready)
-            if inverse
-            else leaf
-            for leaf, inverse in zip(leaves, factors, strict=True)
-        ]
-        return jax.tree.unflatten(treedef, scaled), state
+        roots, state = scaler.step(updates, state, params, constants)
+        return multiply(updates, roots, 2 * exponent), state
+
+    return optax.GradientTransformationExtraArgs(scaler.init, update_fn)
+
+
+def precondition_by_path_norm(
+    inner: optax.GradientTransformation,
+    network: PathNetwork | None = None,
+    p: float = 2,
+    *,
+    normalize: bool = False,
+    damping: float = 0.0,
+    update_every: int | None = None,
+    mask: Mask | None = None,
+    monitor: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Runs a transformation in coordinates that no rescaling changes.
+
+    .. math::
+      u = \Gamma^{-1/2} \, T\big(\Gamma^{-1/2} g\big), \qquad
+      \Gamma = \mathrm{diag}\, \gamma_p(w)
+
+    The inner transformation T sees gradients :math:`g / \sqrt\gamma` and parameters
+    :math:`w \sqrt\gamma`, the same ones for all rescalings of a network; its updates
+    are divided by :math:`\sqrt\gamma` once more. So whatever T is, Adam, AdaGrad, Lion,
+    or AdamW with its weight decay, training is invariant to rescaling, with its epsilon
+    added to numbers without scale. With the identity it is Path-SGD.
+
+    Coordinates move with the weights: state that the inner transformation keeps, such
+    as moments, was gathered in slightly different ones. A transformation that keeps
+    *parameters* (`optax.contrib.schedule_free`, `optax.lookahead`) is better put
+    around: ``schedule_free(path_sgd(0.1), 0.1)``.
+
+    Args:
+      inner: the transformation, to be given gradients and parameters of their shapes
+        and dtypes.
+      network: the network that the parameters are the weights of, or None for a fully
+        connected one, which :func:`layered_network` reads off the parameters.
+      p: order of the path norm, in [1, inf]; a Python number.
+      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`; see
+        :func:`scale_by_path_norm`.
+      damping: added to the scaling, after ``normalize``. It breaks the invariance.
+      update_every: how many updates share a scaling; None for one.
+      mask: which parameters to scale; None for all. The inner transformation sees the
+        rest as they are.
+      monitor: whether the state's ``path_metric`` is computed.
+
+    Returns:
+      The transformation; its update needs ``params``, and ``constants`` if the network
+      was traced with them. Further arguments go to the inner one. If the network has
+      constants, which init doesn't know, the inner transformation is initialised with
+      the parameters as they are.
+
+    Raises:
+      ValueError: see :func:`scale_by_path_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import optax
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"Dense_0": {"kernel": jnp.array([[3.0]])},
+      ...           "Dense_1": {"kernel": jnp.array([[1.0, -2.0]])}}
+      >>> signs = pathsgd.precondition_by_path_norm(optax.scale_by_sign())
+      >>> updates, _ = signs.update(params, signs.init(params), params)
+      >>> print(updates["Dense_1"]["kernel"])  # sign(w) / sqrt(3**2)
+      [[ 0.333 -0.333]]
+
+    References:
+      Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
+      Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
+      combination with AdaGrad or Adam open; equation (9).
+    """
+    inner = optax.with_extra_args_support(inner)
+    scaler = PathScaler(network, p, normalize, damping, update_every, mask, monitor)
+
+    def init_fn(params: Params) -> PreconditionByPathNormState:
+        paths = scaler.init(params)
+        return PreconditionByPathNormState(paths, inner.init(scaler.natural(params)))
+
+    def update_fn(
+        updates: optax.Updates,
+        state: PreconditionByPathNormState,
+        params: Params | None = None,
+        *,
+        constants: Any = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, PreconditionByPathNormState]:
+        roots, paths = scaler.step(updates, state.paths, params, constants)
+        updates, inner_state = inner.update(
+            multiply(updates, roots, 1),
+            state.inner_state,
+            divide(params, roots),
+            **extra_args,
+        )
+        updates = multiply(updates, roots, 1)
+        return updates, PreconditionByPathNormState(paths, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
-
-
-def _resolve(network: PathNetwork | None, params: Params) -> PathNetwork:
-    """The network to use: the given one, or the layered one of the parameters."""
-    if network is not None:
-        return network
-    leaves = jax.tree.leaves(params, is_leaf=is_masked)
-    check_unmasked(not any(map(is_masked, leaves)))
-    return layered_network(params)
-
-
-def _check_updates(updates: optax.Updates, params: Params) -> None:
-    given, wanted = (jax.tree.structure(tree) for tree in (updates, params))
-    if len({given, wanted}) > 1:
-        raise ValueError(
-            f"updates have the structure {given}, but params {wanted}. "
-            "Pass the gradient with respect to these params."
-        )
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    for (path, leaf), update in zip(leaves, jax.tree.leaves(updates), strict=True):
-        if update.shape != leaf.shape:
-            raise ValueError(
-                f"The update of {leaf_name(path)} has shape {update.shape}, but the "
-                f"parameter {leaf.shape}. Pass the gradient of these params."
-            )
-
-
-def _damped(factors: Factors, damping: float) -> Factors:
-    """1 / sqrt(gamma + damping)."""
-    if not damping:
-        return factors
-    return (1 / jnp.hypot(root(factors), damping**0.5),)
-
-
-def _multiply(
-    update: jax.Array, factors: Factors, exponent: float, ready: jax.Array
-) -> jax.Array:
-    """``update * prod(factors)**exponent``, once ``ready``."""
-    product = update.astype(factors[0].dtype)
-    whole, fraction = divmod(exponent, 1)
-    for factor in factors * int(whole):
-        product = product * factor
-    if fraction:
-        for factor in factors:
-            product = product * factor**fraction
-    return product.astype(update.dtype) + ready.astype(update.dtype)

@@ -26,8 +26,9 @@ def check_norm_order(p: float, name: str = "p") -> float:
     """Returns ``p`` as a float, or raises where no l_p norm has that order."""
     if isinstance(p, bool) or not isinstance(p, Real):
         raise ValueError(
-            f"{name} must be a Python number in [1, inf], fixed before jit, "
-            f"but got {p!r} of type {type(p).__name__}."
+            f"{name} must be a Python number in [1, inf], fixed before jit (and among "
+            f"the static_args of optax.inject_hyperparams), but got {p!r} of type "
+            f"{type(p).__name__}."
         )
     if math.isnan(p) or p < 1:
         raise ValueError(f"{name} must be at least 1 (or jnp.inf), but got {p!r}.")
@@ -43,6 +44,15 @@ def check_non_negative(value: float, name: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} must be finite and at least 0, but got {value!r}.")
     return float(value)
+
+
+def check_count(value: int | None, name: str) -> int | None:
+    """Returns ``value``, or raises where it is neither None nor a positive int."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError(f"{name} must be a Python int or None, but got {value!r}.")
+    if value is not None and value < 1:
+        raise ValueError(f"{name} must be at least 1 (or None), but got {value!r}.")
+    return value
 
 
 def path_dtype(*leaves: jax.Array) -> jnp.dtype:

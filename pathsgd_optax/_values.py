@@ -18,7 +18,6 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend.core import JaxprEqn
 
 from pathsgd_optax import _mass
@@ -198,10 +197,8 @@ class Context:
     def edge(self, weight: jax.Array, carrier: Mass | None = None) -> Mass:
         """The mass of an edge with this weight, and the gammas of ``carrier``."""
         edge = _mass.ordered(_mass.mass(weight, self.p))
-        if not self.gammas:
+        if not self.gammas or carrier is None:
             return edge
-        if carrier is None:
-            return edge._replace(mantissa=lax.stop_gradient(edge.mantissa))
         slope = jnp.broadcast_to(aligned(carrier, edge.exponent), weight.shape)
         return edge._replace(mantissa=_mass.with_slope_of(edge.mantissa, slope))
 

@@ -1,6 +1,7 @@
 """Strict JAX, eight simulated devices, and double precision where a test asks for it.
 
-Tests run as users do, without x64, unless they carry the mark ``x64``.
+Tests run as users do, without x64, unless they carry the mark ``x64``. Examples, and
+tests with the mark ``optax``, run Optax's own code, which needs implicit promotion.
 """
 
 import os
@@ -25,11 +26,21 @@ settings.load_profile("pathsgd")
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "x64: run with jax_enable_x64.")
+    config.addinivalue_line("markers", "optax: run with implicit dtype promotion.")
 
 
 @pytest.fixture(autouse=True)
 def _x64(request):
     with jax.enable_x64(request.node.get_closest_marker("x64") is not None):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _promotion(request):
+    lenient = isinstance(request.node, pytest.DoctestItem) or (
+        request.node.get_closest_marker("optax") is not None
+    )
+    with jax.numpy_dtype_promotion("standard" if lenient else "strict"):
         yield
 
 

@@ -1,0 +1,190 @@
+"""What keeps training within bounds: clipping, and a penalty on the path norm."""
+
+import math
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pathsgd_optax._network import PathNetwork
+from pathsgd_optax._scaled import Scaled, log, scale_by_power_of_two
+from pathsgd_optax._scaling import PathScaler
+from pathsgd_optax._types import Params, Scalar, check_non_negative
+from pathsgd_optax._updates import is_hidden, path_metric
+
+
+def clip_by_path_metric(
+    max_norm: Scalar,
+    network: PathNetwork | None = None,
+    p: float = 2,
+    *,
+    normalize: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Shortens gradients whose norm in the geometry of the paths is too large.
+
+    .. math::
+      u = g \min\Big(1, \frac{c}{\lVert g \rVert_\gamma}\Big), \qquad
+      \lVert g \rVert_\gamma = \Big( \sum_e \frac{g_e^2}{\gamma_p(w, e)} \Big)^{1/2}
+
+    Unlike the global norm this one doesn't change with rescalings. Its square is the
+    rate at which Path-SGD lowers the objective. To be put before the optimizer:
+    ``optax.chain(clip_by_path_metric(1.0), path_sgd(0.1))``. Parameters on no path
+    don't count and aren't clipped.
+
+    Args:
+      max_norm: c, the largest norm; a number or a scalar array.
+      network: the network that the parameters are the weights of, or None for a fully
+        connected one, which :func:`layered_network` reads off the parameters.
+      p: order of the path norm, in [1, inf]; a Python number.
+      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`, which
+        no depth takes beyond the floating-point range.
+
+    Returns:
+      The transformation, without state; its update needs ``params``, and ``constants``
+      if the network was traced with them.
+
+    Raises:
+      ValueError: see :func:`scale_by_path_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"Dense_0": {"kernel": jnp.array([[3.0]])},
+      ...           "Dense_1": {"kernel": jnp.array([[4.0]])}}
+      >>> grads = {"Dense_0": {"kernel": jnp.array([[12.0]])},
+      ...          "Dense_1": {"kernel": jnp.array([[12.0]])}}
+      >>> clip = pathsgd.clip_by_path_metric(1.0)  # the metric is hypot(12/4, 12/3) = 5
+      >>> updates, _ = clip.update(grads, clip.init(params), params)
+      >>> print(updates["Dense_0"]["kernel"])
+      [[2.4]]
+
+    References:
+      Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
+      Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (9).
+    """
+    scaler = PathScaler(network, p, normalize)
+
+    def init_fn(params: Params) -> optax.EmptyState:
+        scaler.init(params)
+        return optax.EmptyState()
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: Params | None = None,
+        *,
+        constants: Any = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del extra_args
+        roots, _ = scaler.step(updates, scaler.init(params), params, constants)
+        metric = path_metric(updates, roots)
+        largest = jnp.asarray(max_norm, metric.dtype)
+        factor = largest / jnp.maximum(metric, largest)
+
+        def clip(update: Any, factors: Any) -> Any:
+            if is_hidden(update) or not factors:
+                return update
+            return update * factor.astype(update.dtype)
+
+        return jax.tree.map(clip, updates, roots, is_leaf=is_hidden), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def add_path_norm_penalty(
+    strength: Scalar, network: PathNetwork | None = None, p: float = 2
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adds the gradient of a penalty on the squared path norm.
+
+    .. math::
+      u = g + \nabla_w \, \lambda \, \phi_p(w)^2
+        = g + 2 \lambda \, \phi_p(w)^2 \, \nabla_w \log \phi_p(w)
+
+    Weight decay depends on how the weights are scaled; this penalty doesn't. To be put
+    before the optimizer: ``optax.chain(add_path_norm_penalty(1e-4), path_sgd(0.1))``.
+    It is right at any depth, as long as the sum itself is in the gradients' range: a
+    ``strength`` that is a Python number may be below float32's.
+
+    Args:
+      strength: lambda, the weight of the penalty, at least 0; a Python number or a
+        scalar array.
+      network: the network that the parameters are the weights of, or None for a fully
+        connected one, which :func:`layered_network` reads off the parameters.
+      p: order of the path norm, in [1, inf]; a Python number.
+
+    Returns:
+      The transformation, without state; its update needs ``params``, and ``constants``
+      if the network was traced with them.
+
+    Raises:
+      ValueError: if ``strength`` is negative; else see :func:`scale_by_path_norm`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import pathsgd_optax as pathsgd
+      >>> params = {"Dense_0": {"kernel": jnp.array([[3.0]])},
+      ...           "Dense_1": {"kernel": jnp.array([[2.0]])}}
+      >>> grads = {"Dense_0": {"kernel": jnp.array([[1.0]])},
+      ...          "Dense_1": {"kernel": jnp.array([[0.0]])}}
+      >>> penalty = pathsgd.add_path_norm_penalty(0.5)  # of 0.5 * (3 * 2)**2
+      >>> updates, _ = penalty.update(grads, penalty.init(params), params)
+      >>> print(updates["Dense_0"]["kernel"], updates["Dense_1"]["kernel"])
+      [[13.]] [[18.]]
+
+    References:
+      Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
+      Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 4 and equation (5).
+    """
+    scaler, (mantissa, exponent) = PathScaler(network, p), _parts(strength)
+
+    def init_fn(params: Params) -> optax.EmptyState:
+        scaler.init(params)
+        return optax.EmptyState()
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.EmptyState,
+        params: Params | None = None,
+        *,
+        constants: Any = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.EmptyState]:
+        del extra_args
+        paths = scaler.checked(updates, params, constants)
+        slopes, phi = _slopes_of_log(paths, params, scaler.p, constants)
+        size = 2 * jnp.asarray(mantissa, phi.mantissa.dtype) * phi.mantissa**2
+
+        def add(update: Any, slope: Any) -> Any:
+            if is_hidden(update) or is_hidden(slope):
+                return update
+            penalty = scale_by_power_of_two(
+                size * slope.astype(size.dtype), 2 * phi.exponent + exponent
+            )
+            return (update.astype(size.dtype) + penalty).astype(update.dtype)
+
+        return jax.tree.map(add, updates, slopes, is_leaf=is_hidden), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _parts(strength: Scalar) -> tuple[Scalar, int]:
+    """Mantissa and exponent; those of a Python number may be beyond float32."""
+    if not isinstance(strength, Real):
+        return strength, 0
+    return math.frexp(check_non_negative(strength, "strength"))
+
+
+def _slopes_of_log(
+    network: PathNetwork, params: Params, p: float, constants: Any
+) -> tuple[Params, Scaled]:
+    """The gradient of log phi, 0 where phi is; and phi."""
+
+    def log_norm(params: Params) -> tuple[jax.Array, Scaled]:
+        phi = network.path_norm(params, p, constants)
+        live = jnp.where(phi.mantissa != 0, phi.mantissa, 1)
+        return log(phi._replace(mantissa=live)), phi
+
+    return jax.grad(log_norm, has_aux=True)(params)

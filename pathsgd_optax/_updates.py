@@ -1,0 +1,91 @@
+"""Trees of updates, multiplied by powers of the path scaling."""
+
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from pathsgd_optax._network import Factors, is_masked, leaf_name
+from pathsgd_optax._scaled import reciprocal, zero_after
+from pathsgd_optax._types import Params
+
+
+Roots: TypeAlias = Any
+"""A tree like the parameters, with the factors of 1 / sqrt(gamma) as its leaves."""
+
+
+def multiply(updates: optax.Updates, roots: Roots, exponent: float) -> optax.Updates:
+    """``updates / gamma**(exponent / 2)``; what has no factors stays as it is."""
+    # Every gradient of a bias waits for the reading of the kernel after it.
+    ready = zero_after([x for x in jax.tree.leaves(updates) if x.ndim == 1])
+
+    def multiplied(update: Any, factors: Factors) -> Any:
+        if is_hidden(update) or not factors:
+            return update
+        product = _product(update, factors, exponent)
+        return product.astype(update.dtype) + ready.astype(update.dtype)
+
+    return jax.tree.map(multiplied, updates, roots, is_leaf=is_hidden)
+
+
+def divide(params: Params, roots: Roots) -> Params:
+    """``params * sqrt(gamma)``."""
+
+    def divided(leaf: Any, factors: Factors) -> Any:
+        if is_hidden(leaf) or not factors:
+            return leaf
+        inverse = tuple(map(reciprocal, factors))
+        return _product(leaf, inverse, 1).astype(leaf.dtype)
+
+    return jax.tree.map(divided, params, roots, is_leaf=is_hidden)
+
+
+def path_metric(updates: optax.Updates, roots: Roots) -> jax.Array:
+    """``sqrt(sum(updates**2 / gamma))`` over what has factors."""
+
+    def square(update: Any, factors: Factors) -> jax.Array | None:
+        if is_hidden(update) or not factors:
+            return None
+        return jnp.sum(jnp.square(_product(update, factors, 1)))
+
+    squares = jax.tree.map(square, updates, roots, is_leaf=is_hidden)
+    return jnp.sqrt(jnp.sum(jnp.array(jax.tree.leaves(squares))))
+
+
+def check_updates(updates: optax.Updates, params: Params) -> None:
+    """Raises a ValueError where ``updates`` are not the gradient of ``params``."""
+    given = jax.tree.structure(updates, is_leaf=is_hidden)
+    wanted = jax.tree.structure(params, is_leaf=is_hidden)
+    if len({given, wanted}) > 1:
+        raise ValueError(
+            f"updates have the structure {given}, but params {wanted}. "
+            "Pass the gradient with respect to these params."
+        )
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_hidden)
+    slopes = jax.tree.leaves(updates, is_leaf=is_hidden)
+    for (path, leaf), update in zip(leaves, slopes, strict=True):
+        if is_hidden(update):
+            continue
+        if is_hidden(leaf) or update.shape != leaf.shape:
+            raise ValueError(
+                f"The update of {leaf_name(path)} has shape {update.shape}, but the "
+                f"parameter {jnp.shape(leaf)}. Pass the gradient of these params."
+            )
+
+
+def is_hidden(node: Any) -> bool:
+    """Whether there is no array to update."""
+    return node is None or is_masked(node)
+
+
+def _product(x: jax.Array, factors: Factors, exponent: float) -> jax.Array:
+    """``x * prod(factors)**exponent``."""
+    product = x.astype(factors[0].dtype)
+    whole, fraction = divmod(exponent, 1)
+    for factor in factors * int(whole):
+        product = product * factor
+    if fraction:
+        for factor in factors:
+            product = product * factor**fraction
+    return product
