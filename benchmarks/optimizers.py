@@ -31,6 +31,11 @@ OPTIMIZERS = {
     ),
     "adam": Optimizer("Adam", optax.adam),
     "path_sgd": Optimizer("Path-SGD", pathsgd.path_sgd),
+    "path_adagrad": Optimizer(
+        "Path-AdaGrad",
+        functools.partial(pathsgd.path_adagrad, initial_accumulator_value=0.0),
+    ),
+    "path_adam": Optimizer("Path-Adam", pathsgd.path_adam),
     "sgd_momentum": Optimizer(
         "SGD, momentum", functools.partial(optax.sgd, momentum=0.9)
     ),

@@ -1,7 +1,7 @@
 """Strict JAX, eight simulated devices, and double precision where a test asks for it.
 
-Tests run as users do, without x64, unless they carry the mark ``x64``. Examples, and
-tests with the mark ``optax``, run Optax's own code, which needs implicit promotion.
+Tests run as users do, without x64, unless they carry the mark ``x64``. Those with the
+mark ``optax`` run Optax's own code, which needs implicit promotion.
 """
 
 import os
@@ -18,7 +18,6 @@ from hypothesis import settings
 
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 settings.register_profile("pathsgd", deadline=None, max_examples=10, derandomize=True)
 settings.load_profile("pathsgd")
@@ -37,9 +36,7 @@ def _x64(request):
 
 @pytest.fixture(autouse=True)
 def _promotion(request):
-    lenient = isinstance(request.node, pytest.DoctestItem) or (
-        request.node.get_closest_marker("optax") is not None
-    )
+    lenient = request.node.get_closest_marker("optax") is not None
     with jax.numpy_dtype_promotion("standard" if lenient else "strict"):
         yield
 
