@@ -20,10 +20,12 @@ COLOURS = {
     "adagrad": "#E69F00",
     "adam": "#009E73",
     "path_sgd": "#D55E00",
+    "path_adagrad": "#882255",
+    "path_adam": "#000000",
     "sgd_momentum": "#56B4E9",
     "path_sgd_momentum": "#CC79A7",
 }
-"""Those of Okabe and Ito, which the colour-blind tell apart."""
+"""Those of Okabe and Ito, and one of Tol, which the colour-blind tell apart."""
 
 
 class Style(NamedTuple):
