@@ -79,7 +79,9 @@ def clip_by_path_metric(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
-        roots, _ = scaler.step(updates, scaler.init(params), params, constants)
+        paths = scaler.checked(updates, params, constants)
+        scaling = paths.scaling(params, scaler.p, normalize, constants)
+        roots = scaler.roots(params, scaling)
         metric = path_metric(updates, roots)
         largest = jnp.asarray(max_norm, metric.dtype)
         factor = largest / jnp.maximum(metric, largest)

@@ -114,7 +114,7 @@ class PathScaler:
             return network.scaling(params, self.p, self.normalize, constants)
 
         scaling, state = self._refreshed(state, compute)
-        roots = self._roots(params, scaling)
+        roots = self.roots(params, scaling)
         metric = path_metric(updates, roots) if self.monitor else None
         norm = log(scaling.norm)
         return roots, state._replace(log_path_norm=norm, path_metric=metric)
@@ -138,7 +138,7 @@ class PathScaler:
         if network.constants is not None:
             return params
         scaling = network.scaling(params, self.p, self.normalize)
-        return divide(params, self._roots(params, scaling))
+        return divide(params, self.roots(params, scaling))
 
     def resolve(self, params: Params) -> PathNetwork:
         """The network: the given one, or the layered one of the parameters."""
@@ -174,7 +174,7 @@ class PathScaler:
         shapes = jax.eval_shape(compute, params, constants=network.constants)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def _roots(self, params: Params, scaling: Scaling) -> Roots:
+    def roots(self, params: Params, scaling: Scaling) -> Roots:
         """The factors of the scaling, damped, where the mask has them."""
         kept = jax.tree.leaves(self._kept(params))
         treedef = jax.tree.structure(params, is_leaf=is_masked)
