@@ -283,6 +283,7 @@ def path_adam(
     b1: Scalar = 0.9,
     b2: Scalar = 0.999,
     eps: Scalar = 1e-8,
+    eps_root: Scalar = 0.0,
     nesterov: bool = False,
     *,
     weight_decay: Scalar | None = None,
@@ -315,6 +316,7 @@ def path_adam(
       b1: decay of the mean of gradients.
       b2: decay of the mean of their squares.
       eps: a small number, added to the root of that mean, which has no scale.
+      eps_root: a small number, added to that mean; needed for derivatives of updates.
       nesterov: whether to use Nesterov's momentum.
       weight_decay: decoupled weight decay: what is added to each update is this number
         times the weight, before the learning rate; None for none.
@@ -354,7 +356,7 @@ def path_adam(
       combination with Adam open.
     """
     labels = PathScaler(network, p, mask=mask).labels
-    adam = optax.scale_by_adam(b1, b2, eps, nesterov=nesterov)
+    adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
     return optax.chain(
         precondition_by_path_norm(
             _masked(adam, labels, fallback),

@@ -1,7 +1,7 @@
 """What the package knows of a network: its parameters and its path values."""
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import jax
@@ -133,12 +133,11 @@ class Described:
         As a tree like the network's parameters, or like ``params``, which are the same
         ones: ``optax.partition(transforms, network.labels)``.
         """
-        treedef = self.treedef
-        if params is not None:
-            check_leaves(self, params)
-            treedef = jax.tree.structure(params, is_leaf=is_masked)
         labels = [NO_PATH if p.role == NO_PATH else "path" for p in self.parameters]
-        return jax.tree.unflatten(treedef, labels)
+        if params is None:
+            return jax.tree.unflatten(self.treedef, labels)
+        check_leaves(self, params)
+        return spread(self, labels, params, hidden=NO_PATH)
 
 
 def check_leaves(network: PathNetwork, params: Params) -> None:
@@ -146,14 +145,8 @@ def check_leaves(network: PathNetwork, params: Params) -> None:
 
     Only parameters on no path may be masked.
     """
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_masked)
-    if [leaf_name(path) for path, _ in leaves] != [x.path for x in network.parameters]:
-        raise ValueError(
-            f"params have the structure {jax.tree.structure(params)}, but the network "
-            f"was made for {network.treedef}. Make a network for these params."
-        )
-    arrays = [array for _, array in leaves]
-    for parameter, array in zip(network.parameters, arrays, strict=True):
+    leaves = leaves_of(network, params)
+    for parameter, array in zip(network.parameters, leaves, strict=True):
         if is_masked(array):
             check_unmasked(parameter.role == NO_PATH)
             continue
@@ -164,6 +157,37 @@ def check_leaves(network: PathNetwork, params: Params) -> None:
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{parameter.path} is {array.dtype}, not floating.")
+
+
+def leaves_of(network: PathNetwork, params: Params) -> list[Any]:
+    """The array, or what masks it, of each of the network's parameters."""
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_masked)
+    given = {leaf_name(path): leaf for path, leaf in leaves}
+    # A mask may be a prefix of the tree, and hide several parameters at once.
+    hidden = [
+        f"{name}{end}" for name in given if is_masked(given[name]) for end in "[."
+    ]
+    names = [parameter.path for parameter in network.parameters]
+    missing = [x for x in names if x not in given and not x.startswith(tuple(hidden))]
+    if missing or not {x for x in given if not is_masked(given[x])} <= set(names):
+        raise ValueError(
+            f"params have the structure {jax.tree.structure(params)}, but the network "
+            f"was made for {network.treedef}. Make a network for these params."
+        )
+    return [given.get(name, optax.MaskedNode()) for name in names]
+
+
+def spread(
+    network: PathNetwork, values: Sequence[Any], params: Params, hidden: Any
+) -> Params:
+    """The parameters' values as a tree like ``params``, with ``hidden`` for masks."""
+    names = (parameter.path for parameter in network.parameters)
+    named = dict(zip(names, values, strict=True))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: hidden if is_masked(leaf) else named[leaf_name(path)],
+        params,
+        is_leaf=is_masked,
+    )
 
 
 def is_masked(node: Any) -> bool:
@@ -192,7 +216,7 @@ def path_shares(
 ) -> list[jax.Array]:
     """The part of the path mass that runs through each of the leaves."""
     network.check(params, constants)
-    leaves = jax.tree.leaves(params, is_leaf=is_masked)
+    leaves = leaves_of(network, params)
     factors = network.scaling(params, p, True, constants).inverse_roots
     return [
         norm(jnp.ravel(magnitude(leaf.astype(f[0].dtype)) * root(f)), p, 0) ** p

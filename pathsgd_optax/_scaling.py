@@ -24,6 +24,7 @@ from pathsgd_optax._network import (
     is_masked,
     is_placeholder,
     root,
+    spread,
 )
 from pathsgd_optax._scaled import log
 from pathsgd_optax._types import (
@@ -130,6 +131,16 @@ class PathScaler:
         check_updates(updates, params)
         return network
 
+    def roots(self, params: Params, scaling: Scaling) -> Roots:
+        """The factors of the scaling, damped, where the mask has them."""
+        factors = [_damped(factors, self.damping) for factors in scaling.inverse_roots]
+        spread_out = spread(self.resolve(params), factors, params, hidden=())
+        return jax.tree.map(
+            lambda keep, factors: factors if keep else (),
+            self._kept(params),
+            spread_out,
+        )
+
     def natural(self, params: Params) -> Params:
         """``params * sqrt(gamma)``; of a network with constants, ``params``."""
         if is_placeholder(params):
@@ -174,16 +185,6 @@ class PathScaler:
         shapes = jax.eval_shape(compute, params, constants=network.constants)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
-    def roots(self, params: Params, scaling: Scaling) -> Roots:
-        """The factors of the scaling, damped, where the mask has them."""
-        kept = jax.tree.leaves(self._kept(params))
-        treedef = jax.tree.structure(params, is_leaf=is_masked)
-        factors = [
-            _damped(factors, self.damping) if factors and keep else ()
-            for factors, keep in zip(scaling.inverse_roots, kept, strict=True)
-        ]
-        return jax.tree.unflatten(treedef, factors)
-
     def _kept(self, params: Params) -> Params:
         """The mask, a boolean for each of the params."""
         mask = self.mask(params) if callable(self.mask) else self.mask
@@ -196,7 +197,7 @@ class PathScaler:
 
 def _damped(factors: Factors, damping: float) -> Factors:
     """1 / sqrt(gamma + damping)."""
-    if not damping:
+    if not (damping and factors):
         return factors
     return (1 / jnp.hypot(root(factors), damping**0.5),)
 

@@ -22,6 +22,7 @@ from pathsgd_optax._network import (
     check_leaves,
     is_masked,
     leaf_name,
+    leaves_of,
 )
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._types import Params, path_dtype
@@ -74,10 +75,10 @@ class TracedNetwork(Described):
 
     def _leaves(self, params: Params) -> list[jax.Array]:
         """The leaves; any numbers for masked ones, which are on no path."""
-        leaves = jax.tree.leaves(params, is_leaf=is_masked)
+        leaves = zip(self.parameters, leaves_of(self, params), strict=True)
         return [
             jnp.zeros(parameter.shape) if is_masked(leaf) else leaf
-            for parameter, leaf in zip(self.parameters, leaves, strict=True)
+            for parameter, leaf in leaves
         ]
 
 

@@ -1,7 +1,5 @@
 """Clipping by the path metric, and the penalty on the path norm."""
 
-import functools
-
 import math
 
 import chex
@@ -36,8 +34,10 @@ def _update(transformation, gradients, params, **extra):
 
 def _metric(gradients, params, p=2):
     gamma = oracles.path_scaling(networks.layers(params), p)
-    pairs = zip(networks.layers(gradients), gamma, strict=True)
-    return np.sqrt(sum(np.sum(g**2 / c) for gs, cs in pairs for g, c in zip(gs, cs)))
+    squares = jax.tree.map(
+        lambda g, c: np.sum(g**2 / c), networks.layers(gradients), gamma
+    )
+    return np.sqrt(sum(jax.tree.leaves(squares)))
 
 
 # Clipping.
@@ -105,7 +105,9 @@ def test_the_penalty_is_the_slope_of_the_squared_path_norm(p):
     leaves = [np.array(leaf) for leaf in jax.tree.leaves(params)]
     slopes = _central_differences(penalty, leaves)
     expected = jax.tree.map(
-        lambda g, s: g + s, gradients, jax.tree.unflatten(jax.tree.structure(params), slopes)
+        lambda g, s: g + s,
+        gradients,
+        jax.tree.unflatten(jax.tree.structure(params), slopes),
     )
     chex.assert_trees_all_close(updates, expected, rtol=1e-6, atol=1e-7)
 
@@ -128,7 +130,9 @@ def _central_differences(function, leaves, step=1e-6):
 def _deep(scale):
     rng = np.random.default_rng(0)
     return {
-        f"Dense_{k}": {"kernel": jnp.asarray(rng.normal(0, scale, (64, 64)), jnp.float32)}
+        f"Dense_{k}": {
+            "kernel": jnp.asarray(rng.normal(0, scale, (64, 64)), jnp.float32)
+        }
         for k in range(200)
     }
 

@@ -77,9 +77,7 @@ CONTROLS = {
         optax.add_decayed_weights(1e-2), pathsgd.path_sgd(0.1)
     ),
     "damping": optax.chain(pathsgd.scale_by_path_norm(damping=1.0), optax.scale(-0.1)),
-    "damped sandwich": pathsgd.precondition_by_path_norm(
-        optax.adam(0.01), damping=1.0
-    ),
+    "damped sandwich": pathsgd.precondition_by_path_norm(optax.adam(0.01), damping=1.0),
 }
 
 

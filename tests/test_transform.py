@@ -325,7 +325,9 @@ def test_masked_params_are_refused():
     params, _ = _problem()
     mask = {name: name != "Dense_0" for name in params}
     masked = optax.masked(pathsgd.scale_by_path_norm(), mask)
-    with pytest.raises(ValueError, match=r"params are masked.*Give all to this.*`mask=`"):
+    with pytest.raises(
+        ValueError, match=r"params are masked.*Give all to this.*`mask=`"
+    ):
         masked.init(params)
 
 
