@@ -202,11 +202,11 @@ def test_an_ensemble_over_seeds_and_learning_rates_is_one_program(make):
     ensemble = jax.jit(jax.vmap(over_rates, in_axes=(0, None)))(
         stacked, jnp.array(rates)
     )
-    for k, params in enumerate(starts):
-        for j, rate in enumerate(rates):
-            one = jax.tree.map(lambda leaf, k=k, j=j: leaf[k, j], ensemble)
-            expected, _ = _trained(make(rate, network), params, count=3)
-            chex.assert_trees_all_close(one, expected, rtol=1e-4, atol=1e-6)
+    alone = jax.jit(train)
+    for k, j in np.ndindex(len(starts), len(rates)):
+        one = jax.tree.map(lambda leaf, k=k, j=j: leaf[k, j], ensemble)
+        expected = alone(starts[k], rates[j])
+        chex.assert_trees_all_close(one, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.x64
@@ -220,19 +220,20 @@ def test_the_loss_after_steps_has_a_derivative_in_rate_and_start(make):
     def outcome(rate, shift):
         start = jax.tree.map(lambda w, d: w + shift * d, params, direction)
         optimizer = make(rate)
-        state = optimizer.init(start)
-        for _ in range(3):
-            updates, state = optimizer.update(jax.grad(_loss)(start, x), state, start)
-            start = optax.apply_updates(start, updates)
-        return _loss(start, x)
+
+        def step(carry, _):
+            params, state = carry
+            gradients = jax.grad(_loss)(params, x)
+            updates, state = optimizer.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        carry = start, optimizer.init(start)
+        return _loss(jax.lax.scan(step, carry, length=3)[0][0], x)
 
     slopes = jax.jit(jax.grad(outcome, argnums=(0, 1)))(0.01, 0.1)
-    for k, slope in enumerate(slopes):
-        step = 1e-6 * np.eye(2)[k]
-        above, below = (
-            outcome(0.01 + step[0], 0.1 + step[1]),
-            outcome(0.01 - step[0], 0.1 - step[1]),
-        )
+    for slope, (rate, shift) in zip(slopes, 1e-6 * np.eye(2), strict=True):
+        above = outcome(0.01 + rate, 0.1 + shift)
+        below = outcome(0.01 - rate, 0.1 - shift)
         np.testing.assert_allclose(slope, (above - below) / 2e-6, rtol=1e-5)
 
 

@@ -153,6 +153,76 @@ def test_updates_are_rescaled_as_the_weights_are(p, invariant, options):
     check()
 
 
+NETWORKS = st.fixed_dictionaries(
+    {
+        "widths": st.lists(st.integers(1, 5), min_size=2, max_size=5),
+        "bias": st.booleans(),
+        "seed": st.integers(0, 2**31),
+    }
+)
+ORDERS = st.sampled_from([1, 1.5, 2, 3.5, 4, jnp.inf])
+DTYPES = st.sampled_from([jnp.float16, jnp.bfloat16, jnp.float32])
+
+
+@given(NETWORKS, ORDERS, DTYPES, st.sampled_from([0.0, 0.3, 0.5, 1.0, 1.7]))
+def test_powers_of_two_change_no_bit_of_any_update(network, p, dtype, exponent):
+    """But for the power itself, to which gradient and scaling contribute."""
+    params = networks.dense_tree(network["widths"], network["bias"], network["seed"])
+    gradients = networks.random_like(params, seed=network["seed"] + 1)
+    factors = _powers_of_two(network["widths"], network["bias"], network["seed"] + 2)
+    params, gradients, factors = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, dtype), (params, gradients, factors)
+    )
+    transformation = pathsgd.scale_by_path_norm(p=p, exponent=exponent)
+    updates = _update(transformation, gradients, params)
+    rescaled = _update(
+        transformation,
+        jax.tree.map(jnp.divide, gradients, factors),
+        jax.tree.map(jnp.multiply, params, factors),
+    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    expected = jax.tree.map(
+        lambda u, c: (
+            u.astype(jnp.float32) * c.astype(jnp.float32) ** (2 * exponent - 1)
+        ),
+        updates,
+        factors,
+    )
+    rescaled = jax.tree.map(lambda u: u.astype(jnp.float32), rescaled)
+    # Below the smallest normal number a dtype loses bits.
+    lost = 64 * float(jnp.finfo(dtype).smallest_subnormal)
+    eps = 0 if (2 * exponent).is_integer() else 8 * float(jnp.finfo(dtype).eps)
+    chex.assert_trees_all_close(rescaled, expected, rtol=eps, atol=lost)
+
+
+def _powers_of_two(widths, bias, seed):
+    """What a rescaling by powers of two multiplies each leaf by."""
+    rng = np.random.default_rng(seed)
+    c = [2.0 ** rng.integers(-2, 3, width) for width in widths]
+    c[0], c[-1] = np.ones(widths[0]), np.ones(widths[-1])
+    factors = [(c[k + 1] / c[k][:, None], c[k + 1]) for k in range(len(c) - 1)]
+    tree = networks.dense_tree(widths, bias)
+    return networks.tree_like(
+        tree, factors if bias else [(w, None) for w, _ in factors]
+    )
+
+
+@pytest.mark.optax
+@given(NETWORKS, ORDERS, st.booleans())
+def test_two_square_roots_around_a_transformation_make_the_sandwich(
+    network, p, normalize
+):
+    params = networks.dense_tree(network["widths"], network["bias"], network["seed"])
+    gradients = networks.random_like(params, seed=network["seed"] + 1)
+    half = pathsgd.scale_by_path_norm(p=p, exponent=0.5, normalize=normalize)
+    adam = optax.scale_by_adam()
+    chained = _update(optax.chain(half, adam, half), gradients, params)
+    sandwich = pathsgd.precondition_by_path_norm(adam, p=p, normalize=normalize)
+    chex.assert_trees_all_close(
+        _update(sandwich, gradients, params), chained, rtol=1e-5
+    )
+
+
 # Dtypes.
 
 
