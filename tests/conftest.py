@@ -26,12 +26,22 @@ settings.load_profile("pathsgd")
 def pytest_configure(config):
     config.addinivalue_line("markers", "x64: run with jax_enable_x64.")
     config.addinivalue_line("markers", "optax: run with implicit dtype promotion.")
+    config.addinivalue_line("markers", "quick_compile: run unoptimised programs.")
 
 
 @pytest.fixture(autouse=True)
 def _x64(request):
     with jax.enable_x64(request.node.get_closest_marker("x64") is not None):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _optimizations(request):
+    """Many small programs take longer to optimise than to run."""
+    quick = request.node.get_closest_marker("quick_compile") is not None
+    jax.config.update("jax_disable_most_optimizations", quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,8 @@ MAKERS = {
     ),
 }
 
+pytestmark = pytest.mark.quick_compile
+
 both = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
@@ -139,9 +141,10 @@ def test_a_scaling_held_once_is_a_new_one_each_time(make):
     chex.assert_trees_all_close(held[1][0], each[1][0], rtol=1e-6)
 
 
-def test_a_held_scaling_is_computed_once_in_so_many_updates(monkeypatch):
+@both
+def test_a_held_scaling_is_computed_once_in_so_many_updates(make, monkeypatch):
     params, gradients = _problem()
-    transformation = pathsgd.scale_by_path_norm(update_every=3)
+    transformation = make(update_every=3)
     state, calls = transformation.init(params), []
     compute = pathsgd.LayeredNetwork.scaling
 

@@ -56,6 +56,7 @@ def cases():
     return both + [(name, (1, 4)[k % 2]) for k, name in enumerate(zoo.CASES)]
 
 
+@pytest.mark.quick_compile
 @pytest.mark.x64
 @pytest.mark.parametrize("name, p", cases())
 def test_the_path_norm_and_scaling_are_those_of_the_network_run_on_masses(name, p):
@@ -117,6 +118,7 @@ def weights(module):
     return (np.asarray(module["kernel"]), module.get("bias"))
 
 
+@pytest.mark.quick_compile
 @pytest.mark.x64
 @pytest.mark.parametrize("p", [1, 2, 4])
 @pytest.mark.parametrize(
@@ -150,6 +152,7 @@ def dense_case():
     return params, traced
 
 
+@pytest.mark.quick_compile
 @pytest.mark.parametrize("p", [1, 2, 3.5])
 def test_a_layered_network_and_the_traced_one_agree(p):
     params, traced = dense_case()
@@ -362,6 +365,7 @@ def test_what_needs_layers_says_so(name):
         getattr(pathsgd, name)(network, params)
 
 
+@pytest.mark.quick_compile
 def test_half_precision_parameters_get_float32_scalings():
     params, network = dense_case()
     for dtype in (jnp.bfloat16, jnp.float16):
