@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 
 import matplotlib.image
 import numpy as np
@@ -31,7 +32,9 @@ def _tiny(monkeypatch):
     images = rng.normal(size=(48, 4)).astype(np.float32)
     labels = (images[:, 0] > 0).astype(np.int32)
     dataset = Dataset("digits", images[:36], labels[:36], images[36:], labels[36:], 2)
-    monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: dataset)
+    monkeypatch.setitem(datasets.EMBEDDED, "digits", lambda: dataset)
+    # As where Hugging Face's library is not installed.
+    monkeypatch.setitem(sys.modules, "datasets", None)
     for name in ("sgd", "path_sgd"):
         short = OPTIMIZERS[name]._replace(learning_rates=RATES)
         monkeypatch.setitem(OPTIMIZERS, name, short)
