@@ -2,8 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from rich.progress import (
     BarColumn,
@@ -43,6 +44,31 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="accept files without the published checksums, and say so in the results",
     )
+
+
+def parse(
+    parser: argparse.ArgumentParser,
+    presets: Mapping[str, Mapping[str, Any]],
+    arguments: Sequence[str] | None,
+) -> argparse.Namespace:
+    """Parses arguments whose defaults are those of a preset, which is one of them.
+
+    Args:
+      parser: the parser of all the other arguments.
+      presets: their defaults, by the name of the preset; the first is the default.
+      arguments: those of the command line, or None for the process's own.
+
+    Returns:
+      The options.
+    """
+    first = next(iter(presets))
+    parser.add_argument(
+        "--preset", choices=presets, default=first, help="where the defaults come from"
+    )
+    parser.set_defaults(**presets[first])
+    chosen = parser.parse_known_args(arguments)[0].preset
+    parser.set_defaults(**presets[chosen])
+    return parser.parse_args(arguments)
 
 
 def load(options: argparse.Namespace) -> datasets.Dataset:

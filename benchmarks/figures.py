@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from benchmarks import diagrams
 from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.results import Curve, Record, Series, curves
+from benchmarks.results import Curve, Record, Series, ToyUpdate, curves
 
 
 COLOURS = {
@@ -51,6 +52,11 @@ QUANTITIES = {
     "test_error": "test error",
 }
 
+TOY_CAPTION = (
+    "One step of size 1: inputs (left) of 1, weights on the edges, outputs (right) "
+    "whose gradients are $-1$."
+)
+
 
 def draw_learning_curves(records: Iterable[Record], path: Path) -> None:
     """Draws the objective, the training error and the test error against the epoch.
@@ -79,6 +85,56 @@ def learning_curves(records: Iterable[Record]) -> Figure:
     return figure
 
 
+def draw_unbalanced(
+    records: Iterable[Record], updates: Iterable[ToyUpdate], path: Path
+) -> None:
+    """Draws the objective against the epoch, and the steps of small networks.
+
+    Args:
+      records: the recorded epochs.
+      updates: the recorded steps.
+      path: where to write the picture; its suffix names the format.
+    """
+    unbalanced(records, updates).savefig(path, dpi=160)
+
+
+def unbalanced(records: Iterable[Record], updates: Iterable[ToyUpdate]) -> Figure:
+    """The figure that `draw_unbalanced` writes."""
+    drawn = curves(records)
+    figure = Figure(figsize=(12.5, 6.4), layout=ConstrainedLayoutEngine())
+    halves = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.9), wspace=0.03)
+    left, right = halves.flat
+    axes = left.subplots()
+    for series, curve in drawn.items():
+        _draw_curve(axes, series, curve, "train_loss")
+    _style(axes, QUANTITIES["train_loss"])
+    _scale_objective(axes)
+    tasks = ", ".join(dict.fromkeys(series.task for series in drawn))
+    axes.set_title(f"(a) {tasks}", loc="left", fontweight="bold")
+    _add_legend(left, drawn, rows=2)
+    _draw_updates(right, list(updates))
+    return figure
+
+
+def _draw_updates(figure: SubFigure, updates: Sequence[ToyUpdate]) -> None:
+    """Draws a row for each start, under the name of its example."""
+    starts = list(dict.fromkeys((update.example, update.init) for update in updates))
+    names = list(dict.fromkeys(update.optimizer for update in updates))
+    steps = {update[:3]: update for update in updates}
+    figure.supxlabel(TOY_CAPTION, fontsize=9)
+    heights = [0.4 + len(steps[e, names[0], i].outputs) for e, i in starts]
+    rows = figure.subplots(
+        len(starts), 1 + len(names), squeeze=False, height_ratios=heights
+    )
+    for (example, init), panels in zip(starts, rows, strict=True):
+        diagrams.draw_before(panels[0], steps[example, names[0], init], "0.35")
+        title = f"({example}) {init}"
+        panels[0].set_title(title, loc="left", fontweight="bold", fontsize=10)
+        for name, axes in zip(names, panels[1:], strict=True):
+            diagrams.draw_after(axes, steps[example, name, init], COLOURS[name])
+            axes.set_title(f"after {OPTIMIZERS[name].label}", fontsize=10)
+
+
 def _draw_row(panels: Sequence[Axes], drawn: Mapping[Series, Curve]) -> None:
     for axes, (quantity, label) in zip(panels, QUANTITIES.items(), strict=True):
         for series, curve in drawn.items():
@@ -86,8 +142,8 @@ def _draw_row(panels: Sequence[Axes], drawn: Mapping[Series, Curve]) -> None:
         _style(axes, label)
         if quantity != "train_loss":
             _scale_errors(axes)
-        elif math.isfinite(axes.dataLim.minposy):
-            axes.set_yscale("log", nonpositive="mask")
+        else:
+            _scale_objective(axes)
 
 
 def _draw_curve(axes: Axes, series: Series, curve: Curve, quantity: str) -> None:
@@ -110,6 +166,11 @@ def _style(axes: Axes, label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
+def _scale_objective(axes: Axes) -> None:
+    if math.isfinite(axes.dataLim.minposy):
+        axes.set_yscale("log", nonpositive="mask")
+
+
 def _scale_errors(axes: Axes) -> None:
     axes.set_yscale("symlog", linthresh=LINEAR_BELOW, linscale=0.5)
     axes.yaxis.set_major_locator(FixedLocator([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]))
@@ -117,7 +178,9 @@ def _scale_errors(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _add_legend(figure: Figure, drawn: Mapping[Series, Curve]) -> None:
+def _add_legend(
+    figure: Figure | SubFigure, drawn: Mapping[Series, Curve], rows: int = 1
+) -> None:
     used = dict.fromkeys(series.optimizer for series in drawn)
     optimizers = [
         Line2D([], [], color=COLOURS[name], linewidth=3, label=OPTIMIZERS[name].label)
@@ -131,7 +194,7 @@ def _add_legend(figure: Figure, drawn: Mapping[Series, Curve]) -> None:
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=len(handles),
+        ncols=math.ceil(len(handles) / rows),
         frameon=False,
         handlelength=3,
     )

@@ -80,16 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        dataset = _load(options)
-        settings = {
-            name: vars(options)[name]
-            for name in ("width", "batch_size", "search_epochs")
-        }
-        folder = results.open_folder(options.output, settings)
+        dataset, folder = prepare(options, "learning_curves")
     except (OSError, ValueError) as error:
         parser.error(str(error))
     try:
-        _run(options, dataset, folder)
+        run(options, dataset, folder)
     except KeyboardInterrupt:
         return commands.interrupted(options.output)
     records = folder.curves.read()
@@ -97,6 +92,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _print_tables(results.curves(records))
     print(f"Figure: {folder.figure}")
     return 0
+
+
+def prepare(
+    options: argparse.Namespace, command: str
+) -> tuple[datasets.Dataset, results.Folder]:
+    """Loads the data and opens the folder that a command named in its options.
+
+    Args:
+      options: the arguments that `add_training_arguments` adds, and those of the data.
+      command: the name of the command and of its picture.
+
+    Returns:
+      The data set, and the files to record results in.
+
+    Raises:
+      ValueError: if the data, the folder or the options don't fit together.
+      OSError: if a file can't be read or written.
+    """
+    dataset = _load(options)
+    names = "width", "batch_size", "search_epochs"
+    settings = {name: vars(options)[name] for name in names}
+    folder = results.open_folder(options.output, settings, f"{command}.png")
+    results.record_run(options.output, command, vars(options))
+    return dataset, folder
 
 
 def _parser() -> commands.Parser:
@@ -117,13 +136,20 @@ def _parser() -> commands.Parser:
         metavar="NAME",
         help=f"some of {', '.join(OPTIMIZERS)}",
     )
+    add("--dropout", type=_probability, default=0.0, help="share of units dropped")
+    add_training_arguments(parser)
+    return parser
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the sizes of a network and of its training."""
+    add = parser.add_argument
     add(
         "--width",
         type=commands.positive,
         default=256,
         help="units of each hidden layer",
     )
-    add("--dropout", type=_probability, default=0.0, help="share of units dropped")
     add(
         "--batch-size",
         type=commands.positive,
@@ -138,7 +164,6 @@ def _parser() -> commands.Parser:
         help="epochs of training for the choice of a step size",
     )
     add("--seeds", type=commands.positive, default=3, help="how many runs make a curve")
-    return parser
 
 
 def _probability(text: str) -> float:
@@ -162,10 +187,16 @@ def _load(options: argparse.Namespace) -> datasets.Dataset:
     return dataset
 
 
-def _run(
+def run(
     options: argparse.Namespace, dataset: datasets.Dataset, folder: results.Folder
 ) -> None:
-    """Does what isn't recorded yet of every job."""
+    """Chooses step sizes and trains, where that isn't recorded yet.
+
+    Args:
+      options: those of `prepare`, the ``optimizers`` and the ``dropout``.
+      dataset: what to learn.
+      folder: where the results are recorded.
+    """
     task = train.Task(dataset, options.width, options.dropout, options.batch_size)
     names = dict.fromkeys(options.optimizers)
     jobs = [Job(task, *pair) for pair in itertools.product(names, train.INITS)]

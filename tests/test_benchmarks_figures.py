@@ -7,9 +7,15 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from benchmarks.figures import COLOURS, draw_learning_curves, learning_curves
+from benchmarks.figures import (
+    COLOURS,
+    draw_learning_curves,
+    draw_unbalanced,
+    learning_curves,
+    unbalanced,
+)
 from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.results import Record
+from benchmarks.results import Record, ToyUpdate
 
 
 def records(optimizers=("sgd", "path_sgd"), seeds=1, dataset="digits", loss=None):
@@ -106,3 +112,28 @@ def test_a_loss_that_diverged_does_not_stretch_the_axes(tmp_path):
     diverged = records(("adam",), seeds=2, loss=math.nan)
     stretched = learning_curves([*records(seeds=2), *diverged]).axes[0]
     assert plain.get_ylim() == stretched.get_ylim()
+
+
+def updates(example, init, count):
+    kernels = [[[2.0] * count] * count] * 2
+    return [
+        ToyUpdate(example, name, init, kernels, [1.0] * count, kernels, [3.0] * count)
+        for name in ("sgd", "path_sgd")
+    ]
+
+
+def test_figure_2_has_a_row_for_each_start_of_each_small_network(tmp_path):
+    toys = [*updates("b", "balanced", 1), *updates("c", "unbalanced", 2)]
+    figure = unbalanced(records(seeds=2), toys)
+    objective, *panels = figure.axes
+    assert objective.get_title(loc="left") == "(a) digits"
+    assert objective.get_yscale() == "log" and len(objective.lines) == 4
+    titles = [axes.get_title() or axes.get_title(loc="left") for axes in panels]
+    steps = ["after SGD", "after Path-SGD"]
+    assert titles == ["(b) balanced", *steps, "(c) unbalanced", *steps]
+    assert [len(axes.lines) for axes in panels] == [2] * 3 + [8] * 3
+    colours = [to_hex(axes.lines[0].get_color()) for axes in panels[1:3]]
+    assert colours == [COLOURS[name].lower() for name in ("sgd", "path_sgd")]
+    path = tmp_path / "figure.png"
+    draw_unbalanced(records(), toys, path)
+    assert matplotlib.image.imread(path).std() > 0.05
