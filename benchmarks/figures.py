@@ -5,15 +5,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+    ScalarFormatter,
+)
+from numpy.typing import NDArray
 
 from benchmarks import diagrams
 from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.results import Curve, Record, Series, ToyUpdate, curves
+from benchmarks.results import Curve, Record, Series, SizeRecord, ToyUpdate, curves
+from benchmarks.stopping import Errors, errors
 
 
 COLOURS = {
@@ -42,6 +51,22 @@ STYLES = {
     "balanced": Style("-", linewidth=3.6, alpha=0.42),
     "unbalanced": Style((0, (3.5, 1.5)), linewidth=1.6, alpha=1.0),
 }
+
+
+class Marked(NamedTuple):
+    """How a line through marked points is drawn."""
+
+    colour: str
+    marker: str
+    linestyle: str | tuple[float, tuple[float, ...]] = "-"
+
+
+CRITERION_STYLES = {
+    "convergence": Marked("#332288", "o"),
+    "zero training error": Marked("#AA4499", "s"),
+    "early stopping": Marked("#999933", "^"),
+}
+"""Colours of Paul Tol, which the colour-blind tell apart, and no optimizer has."""
 
 LINEAR_BELOW = 0.01
 """The error from which on its axis is logarithmic: it has to reach 0."""
@@ -133,6 +158,73 @@ def _draw_updates(figure: SubFigure, updates: Sequence[ToyUpdate]) -> None:
         for name, axes in zip(names, panels[1:], strict=True):
             diagrams.draw_after(axes, steps[example, name, init], COLOURS[name])
             axes.set_title(f"after {OPTIMIZERS[name].label}", fontsize=10)
+
+
+def draw_network_size(records: Iterable[SizeRecord], path: Path) -> None:
+    """Draws training and test errors against the number of hidden units.
+
+    Args:
+      records: the recorded epochs.
+      path: where to write the picture; its suffix names the format.
+    """
+    network_size(records).savefig(path, dpi=160)
+
+
+def network_size(records: Iterable[SizeRecord]) -> Figure:
+    """The figure that `draw_network_size` writes, a panel for each data set."""
+    drawn = errors(records)
+    size = 0.6 + 6.2 * len(drawn), 4.6
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.06))
+    for axes, (dataset, by_size) in zip(
+        figure.subplots(1, len(drawn), squeeze=False).flat, drawn.items(), strict=True
+    ):
+        _draw_sizes(axes, by_size)
+        axes.set_title(dataset, loc="left", fontweight="bold")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _draw_sizes(axes: Axes, by_size: Errors) -> None:
+    training = Marked("0.45", "D", (0, (2, 1.2)))
+    _draw_errors(
+        axes, by_size.sizes, by_size.train, "training error (convergence)", training
+    )
+    for name, test in by_size.test.items():
+        label = f"test error ({name})"
+        _draw_errors(axes, by_size.sizes, test, label, CRITERION_STYLES[name])
+    if by_size.enough_units is not None:
+        label = "from here on no run ends with training errors"
+        axes.axvline(by_size.enough_units, color="0.5", linestyle=":", label=label)
+    _style(axes, "error")
+    _scale_errors(axes)
+    axes.set_xlabel("hidden units")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(by_size.sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+
+
+def _draw_errors(
+    axes: Axes,
+    sizes: Sequence[int],
+    table: NDArray[np.float64],
+    label: str,
+    style: Marked,
+) -> None:
+    """Draws the median over the seeds, on a band from the least to the greatest."""
+    axes.plot(
+        sizes,
+        np.median(table, axis=1),
+        label=label,
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.linestyle,
+        markersize=5,
+    )
+    if table.shape[1] > 1:
+        band = table.min(axis=1), table.max(axis=1)
+        axes.fill_between(sizes, *band, color=style.colour, alpha=0.12, linewidth=0)
 
 
 def _draw_row(panels: Sequence[Axes], drawn: Mapping[Series, Curve]) -> None:

@@ -42,6 +42,20 @@ class Candidate(NamedTuple):
     validation_errors: list[float]
 
 
+class SizeRecord(NamedTuple):
+    """One epoch of a network with one hidden layer."""
+
+    dataset: str
+    hidden_units: int
+    seed: int
+    epoch: int
+    train_loss: float
+    train_error: float
+    validation_error: float
+    test_error: float
+    seconds: float
+
+
 class ToyUpdate(NamedTuple):
     """A step of a small network; kernels are those of each layer, as nested lists."""
 
@@ -63,7 +77,7 @@ class Run(NamedTuple):
     device: dict[str, Any]
 
 
-Line = TypeVar("Line", Record, Candidate, ToyUpdate, Run)
+Line = TypeVar("Line", Record, Candidate, SizeRecord, ToyUpdate, Run)
 
 
 @dataclass(frozen=True)
