@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from benchmarks import hub, published
-from benchmarks.published import Points
+from benchmarks.published import Points, Source
 
 
 CLASSES = {"cifar100": 100}
@@ -75,8 +75,8 @@ def load(name: str, data_dir: Path | None = None, verify: bool = True) -> Datase
         return EMBEDDED[name]()
     if data_dir is None:
         return _dataset(name, *hub.load(name))
-    train, test = published.LOADERS[name](published.Source(data_dir, verify))
-    return _dataset(name if verify else f"{name} (unverified copy)", train, test)
+    dataset = _dataset(name, *published.LOADERS[name](Source(data_dir, verify)))
+    return dataset if verify else dataset._replace(name=f"{name} (unverified copy)")
 
 
 def hold_out(dataset: Dataset) -> Dataset:
@@ -100,7 +100,7 @@ def hold_out(dataset: Dataset) -> Dataset:
 
 
 def _dataset(name: str, train: Points, test: Points) -> Dataset:
-    classes = CLASSES.get(name.split()[0], 10)
+    classes = CLASSES.get(name, 10)
     return Dataset(name, _rows(train[0]), train[1], _rows(test[0]), test[1], classes)
 
 

@@ -51,9 +51,9 @@ class Source(NamedTuple):
     verify: bool
 
     def under(self, name: str) -> "Source":
-        """The folder that the published archive unpacks to, if it is there."""
-        folder = self.folder / name
-        return self._replace(folder=folder) if folder.is_dir() else self
+        """The folder that a published archive unpacks to, itself or in this one."""
+        is_it = self.folder.name == name
+        return self if is_it else self._replace(folder=self.folder / name)
 
     def read(self, name: str, parse: Callable[[bytes], T]) -> T:
         """What a file holds; its errors name the file."""

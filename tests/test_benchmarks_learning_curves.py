@@ -107,6 +107,9 @@ def test_it_leaves_curves_step_sizes_and_a_picture(tmp_path, capsys):
         tried = errors[record["optimizer"], record["init"]]
         assert record["learning_rate"] == train.fastest(tried)
         assert set(tried) == set(RATES)
+    (ran,) = lines(tmp_path / "runs.jsonl")
+    assert ran["command"] == "learning_curves"
+    assert ran["configuration"]["optimizers"] == ["sgd", "path_sgd"]
     assert matplotlib.image.imread(tmp_path / "learning_curves.png").std() > 0.05
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("Path-SGD", "unbalanced", "test", "%"))

@@ -139,14 +139,16 @@ def test_an_original_is_known_by_its_checksum(folder, monkeypatch):
     ("name", "file"),
     [
         ("mnist", "train-images-idx3-ubyte"),
-        ("cifar10", "data_batch_1"),
-        ("cifar100", "train"),
+        ("cifar10", "cifar-10-batches-py/data_batch_1"),
+        ("cifar100", "cifar-100-python/train"),
         ("svhn", "train_32x32.mat"),
     ],
 )
 def test_a_file_that_is_not_the_published_one_is_refused(tmp_path, name, file):
-    (tmp_path / file).write_bytes(b"another")
-    md5 = published.CHECKSUMS[file]
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"another")
+    md5 = published.CHECKSUMS[path.name]
     with pytest.raises(ValueError, match=f"{file} is not .* {md5}; --unverified"):
         load(name, tmp_path, verify=True)
 
@@ -165,13 +167,13 @@ def write(path, entries):
     path.write_bytes(pickle.dumps(entries))
 
 
-@pytest.fixture(params=[".", "cifar-10-batches-py"])
+@pytest.fixture(params=["the folder", "the one that it is in"])
 def cifar10(tmp_path, request):
+    folder = tmp_path / "cifar-10-batches-py"
     for number in range(1, 6):
-        entries = batch(number, seed=number)
-        write(tmp_path / request.param / f"data_batch_{number}", entries)
-    write(tmp_path / request.param / "test_batch", batch(2))
-    return tmp_path
+        write(folder / f"data_batch_{number}", batch(number, seed=number))
+    write(folder / "test_batch", batch(2))
+    return folder if request.param == "the folder" else tmp_path
 
 
 def pixels(rows):
@@ -229,11 +231,16 @@ def test_a_batch_without_labels_is_refused(cifar10):
 
 @pytest.mark.parametrize(
     ("name", "file"),
-    [("cifar10", "data_batch_1"), ("cifar100", "train"), ("svhn", "train_32x32.mat")],
+    [
+        ("cifar10", "cifar-10-batches-py/data_batch_1"),
+        ("cifar100", "cifar-100-python/train"),
+        ("svhn", "train_32x32.mat"),
+    ],
 )
 def test_a_missing_or_damaged_file_is_named(tmp_path, name, file):
     with pytest.raises(FileNotFoundError, match=f"{file} is missing"):
         load(name, tmp_path)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).write_bytes(pickle.dumps(batch(3))[:1000])
     with pytest.raises(ValueError, match=f"{file} is not a"):
         load(name, tmp_path)
