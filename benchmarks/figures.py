@@ -17,12 +17,11 @@ from matplotlib.ticker import (
     PercentFormatter,
     ScalarFormatter,
 )
-from numpy.typing import NDArray
 
 from benchmarks import diagrams
 from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.results import Curve, Record, Series, SizeRecord, ToyUpdate, curves
-from benchmarks.stopping import Errors, errors
+from benchmarks.stopping import Errors, Table, errors
 
 
 COLOURS = {
@@ -208,22 +207,22 @@ def _draw_sizes(axes: Axes, by_size: Errors) -> None:
 def _draw_errors(
     axes: Axes,
     sizes: Sequence[int],
-    table: NDArray[np.float64],
+    table: Table,
     label: str,
     style: Marked,
 ) -> None:
     """Draws the median over the seeds, on a band from the least to the greatest."""
     axes.plot(
         sizes,
-        np.median(table, axis=1),
+        [np.median(runs) for runs in table],
         label=label,
         color=style.colour,
         marker=style.marker,
         linestyle=style.linestyle,
         markersize=5,
     )
-    if table.shape[1] > 1:
-        band = table.min(axis=1), table.max(axis=1)
+    if any(len(runs) > 1 for runs in table):
+        band = [runs.min() for runs in table], [runs.max() for runs in table]
         axes.fill_between(sizes, *band, color=style.colour, alpha=0.12, linewidth=0)
 
 

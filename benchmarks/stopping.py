@@ -1,8 +1,9 @@
 """When training may be stopped, and the errors of the network that it then leaves."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,15 +11,25 @@ from numpy.typing import NDArray
 from benchmarks.results import SizeRecord
 
 
+Run: TypeAlias = Sequence[SizeRecord]
+"""The records of a size and a seed, in the order of the epochs."""
+
+Criterion: TypeAlias = Callable[[Run], SizeRecord | None]
+"""Finds the epoch that training stops after, if there is one."""
+
+Table: TypeAlias = list[NDArray[np.float64]]
+"""The errors of the runs of each size."""
+
+
 class Errors(NamedTuple):
     """Errors of networks of several sizes; nan where a run never meets the criterion.
 
-    Each has the shape ``(sizes, seeds)``; of a run that is missing it is nan as well.
+    Sizes may differ in the number of their runs.
     """
 
     sizes: list[int]
-    train: NDArray[np.float64]
-    test: dict[str, NDArray[np.float64]]
+    train: Table
+    test: dict[str, Table]
 
     @property
     def enough_units(self) -> int | None:
@@ -26,29 +37,29 @@ class Errors(NamedTuple):
         large = [
             size
             for index, size in enumerate(self.sizes)
-            if not np.any(self.train[index:])
+            if not np.any(np.concatenate(self.train[index:]))
         ]
         return min(large, default=None)
 
 
-def _convergence(run: Sequence[SizeRecord]) -> SizeRecord:
+def _convergence(run: Run) -> SizeRecord:
     return run[-1]
 
 
-def _zero_training_error(run: Sequence[SizeRecord]) -> SizeRecord | None:
+def _zero_training_error(run: Run) -> SizeRecord | None:
     return next((record for record in run if record.train_error == 0), None)
 
 
-def _early_stopping(run: Sequence[SizeRecord]) -> SizeRecord:
+def _early_stopping(run: Run) -> SizeRecord:
     return min(run, key=lambda record: record.validation_error)
 
 
-CRITERIA: dict[str, Callable[[Sequence[SizeRecord]], SizeRecord | None]] = {
+CRITERIA: dict[str, Criterion] = {
     "convergence": _convergence,
     "zero training error": _zero_training_error,
     "early stopping": _early_stopping,
 }
-"""The epoch at which each stops, of a run in the order of its epochs.
+"""The stopping criteria.
 
 The step sizes shrink so that training converges: by its last epoch. Zero training error
 is the first epoch that has it, early stopping the first of least validation error.
@@ -64,25 +75,21 @@ def errors(records: Iterable[SizeRecord]) -> dict[str, Errors]:
 
 
 def _errors(records: Sequence[SizeRecord]) -> Errors:
-    runs: dict[tuple[int, int], list[SizeRecord]] = {}
-    for record in sorted(records, key=lambda record: record.epoch):
-        runs.setdefault((record.hidden_units, record.seed), []).append(record)
-    sizes, seeds = (sorted(set(axis)) for axis in zip(*runs, strict=True))
+    runs: dict[int, dict[int, list[SizeRecord]]] = {}
+    for record in sorted(records, key=lambda record: record[1:4]):
+        by_seed = runs.setdefault(record.hidden_units, {})
+        by_seed.setdefault(record.seed, []).append(record)
 
-    def table(value: Callable[[Sequence[SizeRecord]], float]) -> NDArray[np.float64]:
-        return np.array(
-            [
-                [value(runs[h, s]) if (h, s) in runs else math.nan for s in seeds]
-                for h in sizes
-            ]
-        )
+    def table(value: Callable[[Run], float]) -> Table:
+        return [np.array([*map(value, seeds.values())]) for seeds in runs.values()]
 
     test = {
-        name: table(lambda run, stop=stop: _test_error(stop(run)))  # type: ignore[misc]
+        name: table(functools.partial(_test_error, stop))
         for name, stop in CRITERIA.items()
     }
-    return Errors(sizes, table(lambda run: run[-1].train_error), test)
+    return Errors(list(runs), table(lambda run: run[-1].train_error), test)
 
 
-def _test_error(record: SizeRecord | None) -> float:
+def _test_error(stop: Criterion, run: Run) -> float:
+    record = stop(run)
     return math.nan if record is None else record.test_error

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 
 from benchmarks.results import SizeRecord
@@ -18,26 +17,30 @@ def run(train, validation, test, size=4, seed=0, dataset="digits"):
     ]
 
 
+def plain(table):
+    return [runs.tolist() for runs in table]
+
+
 RUN = ([0.3, 0.0, 0.1, 0.0], [0.5, 0.4, 0.2, 0.2], [0.9, 0.8, 0.7, 0.6])
 
 
 def test_each_criterion_stops_at_its_epoch():
     by_size = errors(reversed(run(*RUN)))["digits"]
-    assert {name: table.tolist() for name, table in by_size.test.items()} == {
+    assert {name: plain(table) for name, table in by_size.test.items()} == {
         "convergence": [[0.6]],
         "zero training error": [[0.8]],
         "early stopping": [[0.7]],
     }
-    assert by_size.train.tolist() == [[0.0]]
+    assert plain(by_size.train) == [[0.0]]
 
 
 def test_what_a_run_never_reaches_is_nan():
     by_size = errors(run([0.2, 0.1], [0.1, 0.2], [0.4, 0.3]))["digits"]
-    assert math.isnan(by_size.test["zero training error"][0, 0])
-    assert by_size.test["early stopping"].tolist() == [[0.4]]
+    assert math.isnan(by_size.test["zero training error"][0][0])
+    assert plain(by_size.test["early stopping"]) == [[0.4]]
 
 
-def test_sizes_are_rows_and_seeds_are_columns():
+def test_each_size_has_its_runs():
     records = [
         *run([0.0], [0.0], [0.16], size=16),
         *run([0.0], [0.0], [0.04], size=4, seed=1),
@@ -48,9 +51,7 @@ def test_sizes_are_rows_and_seeds_are_columns():
     assert list(by_data_set) == ["digits", "mnist"]
     by_size = by_data_set["digits"]
     assert by_size.sizes == [4, 16]
-    np.testing.assert_array_equal(
-        by_size.test["convergence"], [[0.03, 0.04], [0.16, math.nan]]
-    )
+    assert plain(by_size.test["convergence"]) == [[0.03, 0.04], [0.16]]
 
 
 @pytest.mark.parametrize(
