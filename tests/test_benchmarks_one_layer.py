@@ -45,9 +45,24 @@ def test_the_points_are_split_in_three():
     sizes = [len(part.labels) for part in data[:3]]
     assert sizes == [60, 12, 20]
     held_out = datasets.hold_out(TINY)
-    np.testing.assert_array_equal(data.train.images, held_out.train_images)
-    np.testing.assert_array_equal(data.validation.labels, held_out.test_labels)
-    np.testing.assert_array_equal(data.test.images, TINY.test_images)
+    for part, labels in zip(
+        data[:3],
+        (held_out.train_labels, held_out.test_labels, TINY.test_labels),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(part.labels, labels)
+
+
+def test_all_parts_are_scaled_as_the_training_points():
+    data, held_out = one_layer.prepare(TINY), datasets.hold_out(TINY)
+    mean, deviation = held_out.train_images.mean(), held_out.train_images.std()
+    for part, images in zip(
+        data[:3],
+        (held_out.train_images, held_out.test_images, TINY.test_images),
+        strict=True,
+    ):
+        expected = (images - mean) / deviation
+        np.testing.assert_allclose(part.images, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (32, 32, 3)])
