@@ -1,8 +1,6 @@
-"""Data sets of handwritten digits, and the validation points that are kept out."""
+"""The data sets by name, and the validation points that are kept out."""
 
-import gzip
 import math
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -12,18 +10,27 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from benchmarks import hub, published
+from benchmarks.published import Points, Source
+
+
+CLASSES = {"cifar100": 100}
+"""Of the data sets that don't have ten."""
+
+VALIDATION_POINTS = 10000
+"""Of the training points, as in the paper."""
 
 VALIDATION_SHARE = 1 / 6
-"""10000 of the 60000 training points of MNIST, as in the paper."""
+"""Of the training points of a data set that is too small for that many."""
 
 DIGITS_TRAINING_POINTS = 1500
 
-IMAGES_MAGIC = 2051
-LABELS_MAGIC = 2049
-
 
 class Dataset(NamedTuple):
-    """Points as rows of float32 in [0, 1], and their classes as int32."""
+    """Points as rows of float32 in [0, 1], and their classes as int32.
+
+    A row holds an image line by line, the colours of a pixel side by side.
+    """
 
     name: str
     train_images: NDArray[np.float32]
@@ -32,45 +39,76 @@ class Dataset(NamedTuple):
     test_labels: NDArray[np.int32]
     classes: int
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The height, the width and the channels of a square image, gray or colour."""
+        numbers = self.train_images.shape[1]
+        for channels in (1, 3):
+            # Three times a square is no square, so that at most one of them fits.
+            side = math.isqrt(numbers // channels)
+            if channels * side**2 == numbers:
+                return side, side, channels
+        raise ValueError(f"{self.name} has {numbers} numbers a point: no square image.")
 
-def load(name: str, data_dir: Path | None = None) -> Dataset:
+
+def load(name: str, data_dir: Path | None = None, verify: bool = True) -> Dataset:
     """Loads a data set.
 
     Args:
       name: one of `NAMES`.
-      data_dir: where its files are; the digits need none.
+      data_dir: the folder of its published files; without one, Hugging Face's
+        ``datasets`` downloads it. The digits need neither.
+      verify: whether the files must have the published checksums. If not, the name
+        of the data set, and so each result on it, says that it is unverified.
 
     Returns:
       The data set with its training and test points.
 
     Raises:
-      ValueError: if there is no such data set, or it needs a folder, or a file isn't
-        what it should be.
-      FileNotFoundError: if a file is missing.
+      ValueError: if there is no such data set, or a file isn't what it should be, or
+        there is neither a folder nor the library.
+      OSError: if a file is missing or can't be downloaded.
     """
-    if name not in LOADERS:
+    if name not in NAMES:
         raise ValueError(f"There is no data set {name!r}, only {', '.join(NAMES)}.")
-    return LOADERS[name](data_dir)
+    if name in EMBEDDED:
+        return EMBEDDED[name]()
+    if data_dir is None:
+        return _dataset(name, *hub.load(name))
+    dataset = _dataset(name, *published.LOADERS[name](Source(data_dir, verify)))
+    return dataset if verify else dataset._replace(name=f"{name} (unverified copy)")
 
 
 def hold_out(dataset: Dataset) -> Dataset:
-    """Takes a random sixth of the training points as the points to test on.
+    """Takes 10000 of the training points, chosen at random, as those to test on.
+
+    Of fewer than 50000 training points it takes a sixth.
 
     Returns:
       A data set whose test points are validation points, for the choice of a step
-      size; it holds none of the test points of ``dataset``.
+      size or of an epoch; it holds none of the test points of ``dataset``.
     """
+    points = len(dataset.train_labels)
+    few = points < 5 * VALIDATION_POINTS
     return _split(
         dataset.name,
         dataset.train_images,
         dataset.train_labels,
         dataset.classes,
-        test_points=round(len(dataset.train_labels) * VALIDATION_SHARE),
+        test_points=round(points * VALIDATION_SHARE) if few else VALIDATION_POINTS,
     )
 
 
-def _digits(data_dir: Path | None) -> Dataset:
-    del data_dir
+def _dataset(name: str, train: Points, test: Points) -> Dataset:
+    classes = CLASSES.get(name, 10)
+    return Dataset(name, _rows(train[0]), train[1], _rows(test[0]), test[1], classes)
+
+
+def _rows(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return np.divide(images.reshape(len(images), -1), 255, dtype=np.float32)
+
+
+def _digits() -> Dataset:
     images, labels = load_digits(return_X_y=True)
     return _split(
         "digits",
@@ -81,25 +119,9 @@ def _digits(data_dir: Path | None) -> Dataset:
     )
 
 
-def _mnist(data_dir: Path | None) -> Dataset:
-    if data_dir is None:
-        raise ValueError("mnist needs the folder of its four idx files: --data-dir.")
-    train_images, train_labels = _read_pair(data_dir, "train")
-    test_images, test_labels = _read_pair(data_dir, "t10k")
-    if train_images.shape[1] != test_images.shape[1]:
-        raise ValueError(
-            f"{data_dir}: training images have {train_images.shape[1]} pixels, but "
-            f"test images {test_images.shape[1]}."
-        )
-    return Dataset("mnist", train_images, train_labels, test_images, test_labels, 10)
+EMBEDDED: dict[str, Callable[[], Dataset]] = {"digits": _digits}
 
-
-LOADERS: dict[str, Callable[[Path | None], Dataset]] = {
-    "digits": _digits,
-    "mnist": _mnist,
-}
-
-NAMES = tuple(LOADERS)
+NAMES = (*EMBEDDED, *published.LOADERS)
 
 
 def _split(
@@ -113,52 +135,3 @@ def _split(
         images, labels, test_size=test_points, random_state=0
     )
     return Dataset(name, train_images, train_labels, test_images, test_labels, classes)
-
-
-# The idx format: a magic number, the size of each axis, and the bytes themselves.
-
-
-def _read_pair(
-    data_dir: Path, part: str
-) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    images = _read_idx(data_dir / f"{part}-images-idx3-ubyte", IMAGES_MAGIC, axes=3)
-    labels = _read_idx(data_dir / f"{part}-labels-idx1-ubyte", LABELS_MAGIC, axes=1)
-    if len(images) != len(labels):
-        raise ValueError(
-            f"{data_dir}: {part} has {len(images)} images, but {len(labels)} labels."
-        )
-    if labels.max() > 9:
-        raise ValueError(f"{data_dir}: {part} has labels that aren't digits.")
-    rows = images.reshape(len(images), -1)
-    return np.divide(rows, 255, dtype=np.float32), labels.astype(np.int32)
-
-
-def _read_idx(path: Path, magic: int, axes: int) -> NDArray[np.uint8]:
-    content, path = _read_bytes(path)
-    header = 4 * (1 + axes)
-    if len(content) < header or int.from_bytes(content[:4]) != magic:
-        raise ValueError(
-            f"{path} is not an idx file of bytes with {axes} axes: it should begin "
-            f"with the number {magic} and the size of each axis."
-        )
-    shape = tuple(int(size) for size in np.frombuffer(content[4:header], dtype=">u4"))
-    expected = header + math.prod(shape)
-    if not len(content) == expected > header:
-        raise ValueError(
-            f"{path} should hold {expected} bytes, of which {header} say its shape "
-            f"{shape}, and some data, but holds {len(content)}."
-        )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
-
-
-def _read_bytes(path: Path) -> tuple[bytes, Path]:
-    """The content of a file, plain or compressed, and the path that it was under."""
-    if path.is_file():
-        return path.read_bytes(), path
-    compressed = path.with_name(f"{path.name}.gz")
-    if not compressed.is_file():
-        raise FileNotFoundError(f"{path} is missing: expected it plain or with .gz.")
-    try:
-        return gzip.decompress(compressed.read_bytes()), compressed
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{compressed} is not a whole gzip file: {error}.") from error

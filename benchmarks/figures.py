@@ -5,14 +5,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+    ScalarFormatter,
+)
 
+from benchmarks import diagrams
 from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.results import Curve, Record, Series, curves
+from benchmarks.results import Curve, Record, Series, SizeRecord, ToyUpdate, curves
+from benchmarks.stopping import Errors, Table, errors
 
 
 COLOURS = {
@@ -42,6 +51,22 @@ STYLES = {
     "unbalanced": Style((0, (3.5, 1.5)), linewidth=1.6, alpha=1.0),
 }
 
+
+class Marked(NamedTuple):
+    """How a line through marked points is drawn."""
+
+    colour: str
+    marker: str
+    linestyle: str | tuple[float, tuple[float, ...]] = "-"
+
+
+CRITERION_STYLES = {
+    "convergence": Marked("#332288", "o"),
+    "zero training error": Marked("#AA4499", "s"),
+    "early stopping": Marked("#999933", "^"),
+}
+"""Colours of Paul Tol, which the colour-blind tell apart, and no optimizer has."""
+
 LINEAR_BELOW = 0.01
 """The error from which on its axis is logarithmic: it has to reach 0."""
 
@@ -50,6 +75,11 @@ QUANTITIES = {
     "train_error": "training error",
     "test_error": "test error",
 }
+
+TOY_CAPTION = (
+    "One step of size 1: inputs (left) of 1, weights on the edges, outputs (right) "
+    "whose gradients are $-1$."
+)
 
 
 def draw_learning_curves(records: Iterable[Record], path: Path) -> None:
@@ -79,6 +109,124 @@ def learning_curves(records: Iterable[Record]) -> Figure:
     return figure
 
 
+def draw_unbalanced(
+    records: Iterable[Record], updates: Iterable[ToyUpdate], path: Path
+) -> None:
+    """Draws the objective against the epoch, and the steps of small networks.
+
+    Args:
+      records: the recorded epochs.
+      updates: the recorded steps.
+      path: where to write the picture; its suffix names the format.
+    """
+    unbalanced(records, updates).savefig(path, dpi=160)
+
+
+def unbalanced(records: Iterable[Record], updates: Iterable[ToyUpdate]) -> Figure:
+    """The figure that `draw_unbalanced` writes."""
+    drawn = curves(records)
+    figure = Figure(figsize=(12.5, 6.4), layout=ConstrainedLayoutEngine())
+    halves = figure.subfigures(1, 2, squeeze=False, width_ratios=(1, 1.9), wspace=0.03)
+    left, right = halves.flat
+    axes = left.subplots()
+    for series, curve in drawn.items():
+        _draw_curve(axes, series, curve, "train_loss")
+    _style(axes, QUANTITIES["train_loss"])
+    _scale_objective(axes)
+    tasks = ", ".join(dict.fromkeys(series.task for series in drawn))
+    axes.set_title(f"(a) {tasks}", loc="left", fontweight="bold")
+    _add_legend(left, drawn, rows=2)
+    _draw_updates(right, list(updates))
+    return figure
+
+
+def _draw_updates(figure: SubFigure, updates: Sequence[ToyUpdate]) -> None:
+    """Draws a row for each start, under the name of its example."""
+    starts = list(dict.fromkeys((update.example, update.init) for update in updates))
+    names = list(dict.fromkeys(update.optimizer for update in updates))
+    steps = {update[:3]: update for update in updates}
+    figure.supxlabel(TOY_CAPTION, fontsize=9)
+    heights = [0.4 + len(steps[e, names[0], i].outputs) for e, i in starts]
+    rows = figure.subplots(
+        len(starts), 1 + len(names), squeeze=False, height_ratios=heights
+    )
+    for (example, init), panels in zip(starts, rows, strict=True):
+        diagrams.draw_before(panels[0], steps[example, names[0], init], "0.35")
+        title = f"({example}) {init}"
+        panels[0].set_title(title, loc="left", fontweight="bold", fontsize=10)
+        for name, axes in zip(names, panels[1:], strict=True):
+            diagrams.draw_after(axes, steps[example, name, init], COLOURS[name])
+            axes.set_title(f"after {OPTIMIZERS[name].label}", fontsize=10)
+
+
+def draw_network_size(records: Iterable[SizeRecord], path: Path) -> None:
+    """Draws training and test errors against the number of hidden units.
+
+    Args:
+      records: the recorded epochs.
+      path: where to write the picture; its suffix names the format.
+    """
+    network_size(records).savefig(path, dpi=160)
+
+
+def network_size(records: Iterable[SizeRecord]) -> Figure:
+    """The figure that `draw_network_size` writes, a panel for each data set."""
+    drawn = errors(records)
+    size = 0.6 + 6.2 * len(drawn), 4.6
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=0.06))
+    for axes, (dataset, by_size) in zip(
+        figure.subplots(1, len(drawn), squeeze=False).flat, drawn.items(), strict=True
+    ):
+        _draw_sizes(axes, by_size)
+        axes.set_title(dataset, loc="left", fontweight="bold")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
+def _draw_sizes(axes: Axes, by_size: Errors) -> None:
+    training = Marked("0.45", "D", (0, (2, 1.2)))
+    _draw_errors(
+        axes, by_size.sizes, by_size.train, "training error (convergence)", training
+    )
+    for name, test in by_size.test.items():
+        label = f"test error ({name})"
+        _draw_errors(axes, by_size.sizes, test, label, CRITERION_STYLES[name])
+    if by_size.enough_units is not None:
+        label = "from here on no run ends with training errors"
+        axes.axvline(by_size.enough_units, color="0.5", linestyle=":", label=label)
+    _style(axes, "error")
+    _scale_errors(axes)
+    axes.set_ylim(bottom=-LINEAR_BELOW / 10)
+    axes.set_xlabel("hidden units")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(by_size.sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+
+
+def _draw_errors(
+    axes: Axes,
+    sizes: Sequence[int],
+    table: Table,
+    label: str,
+    style: Marked,
+) -> None:
+    """Draws the median over the seeds, on a band from the least to the greatest."""
+    axes.plot(
+        sizes,
+        [np.median(runs) for runs in table],
+        label=label,
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.linestyle,
+        markersize=5,
+    )
+    if any(len(runs) > 1 for runs in table):
+        band = [runs.min() for runs in table], [runs.max() for runs in table]
+        axes.fill_between(sizes, *band, color=style.colour, alpha=0.12, linewidth=0)
+
+
 def _draw_row(panels: Sequence[Axes], drawn: Mapping[Series, Curve]) -> None:
     for axes, (quantity, label) in zip(panels, QUANTITIES.items(), strict=True):
         for series, curve in drawn.items():
@@ -86,8 +234,8 @@ def _draw_row(panels: Sequence[Axes], drawn: Mapping[Series, Curve]) -> None:
         _style(axes, label)
         if quantity != "train_loss":
             _scale_errors(axes)
-        elif math.isfinite(axes.dataLim.minposy):
-            axes.set_yscale("log", nonpositive="mask")
+        else:
+            _scale_objective(axes)
 
 
 def _draw_curve(axes: Axes, series: Series, curve: Curve, quantity: str) -> None:
@@ -110,6 +258,11 @@ def _style(axes: Axes, label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
 
 
+def _scale_objective(axes: Axes) -> None:
+    if math.isfinite(axes.dataLim.minposy):
+        axes.set_yscale("log", nonpositive="mask")
+
+
 def _scale_errors(axes: Axes) -> None:
     axes.set_yscale("symlog", linthresh=LINEAR_BELOW, linscale=0.5)
     axes.yaxis.set_major_locator(FixedLocator([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]))
@@ -117,7 +270,9 @@ def _scale_errors(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _add_legend(figure: Figure, drawn: Mapping[Series, Curve]) -> None:
+def _add_legend(
+    figure: Figure | SubFigure, drawn: Mapping[Series, Curve], rows: int = 1
+) -> None:
     used = dict.fromkeys(series.optimizer for series in drawn)
     optimizers = [
         Line2D([], [], color=COLOURS[name], linewidth=3, label=OPTIMIZERS[name].label)
@@ -131,7 +286,7 @@ def _add_legend(figure: Figure, drawn: Mapping[Series, Curve]) -> None:
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=len(handles),
+        ncols=math.ceil(len(handles) / rows),
         frameon=False,
         handlelength=3,
     )

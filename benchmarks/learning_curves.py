@@ -11,21 +11,14 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 from rich import box
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from benchmarks import datasets, figures, optimizers, results, train
+from benchmarks import commands, datasets, figures, optimizers, results, train
 from benchmarks.optimizers import OPTIMIZERS
 
 
@@ -41,9 +34,6 @@ NUMBERS = (
 )
 
 CAPTION = "Medians over the seeds, after the last epoch."
-
-INTERRUPTED = 130
-"""The exit code of a command that Ctrl-C ended: 128 + SIGINT."""
 
 
 class Job(NamedTuple):
@@ -78,14 +68,6 @@ class Job(NamedTuple):
         return train.train(self.task, make, rate, self.init, seed, epochs)
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors take one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Prints the message, without the usage, and exits."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -98,23 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        dataset = _load(options)
-        settings = {
-            name: vars(options)[name]
-            for name in ("width", "batch_size", "search_epochs")
-        }
-        folder = results.open_folder(options.output, settings)
+        dataset, folder = prepare(options, "learning_curves")
     except (OSError, ValueError) as error:
         parser.error(str(error))
     try:
-        _run(options, dataset, folder)
+        run(options, dataset, folder)
     except KeyboardInterrupt:
-        print(
-            f"Interrupted: {options.output} keeps what was recorded, and the same "
-            "command goes on from there.",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
+        return commands.interrupted(options.output)
     records = folder.curves.read()
     figures.draw_learning_curves(records, folder.figure)
     _print_tables(results.curves(records))
@@ -122,16 +94,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> Parser:
-    parser = Parser(
+def prepare(
+    options: argparse.Namespace, command: str
+) -> tuple[datasets.Dataset, results.Folder]:
+    """Loads the data and opens the folder that a command named in its options.
+
+    Args:
+      options: the arguments that `add_training_arguments` adds, and those of the data.
+      command: the name of the command and of its picture.
+
+    Returns:
+      The data set, and the files to record results in.
+
+    Raises:
+      ValueError: if the data, the folder or the options don't fit together.
+      OSError: if a file can't be read or written.
+    """
+    dataset = _load(options)
+    names = "width", "batch_size", "search_epochs"
+    settings = {name: vars(options)[name] for name in names}
+    folder = results.open_folder(options.output, settings, f"{command}.png")
+    results.record_run(options.output, command, vars(options))
+    return dataset, folder
+
+
+def _parser() -> commands.Parser:
+    parser = commands.Parser(
         prog="python -m benchmarks.learning_curves",
         description="Learning curves from balanced and unbalanced starts.",
         epilog="As in the paper: --dataset mnist --data-dir DIR --width 4000",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--dataset", choices=datasets.NAMES, default="digits", help="what to learn")
-    add("--data-dir", type=Path, help="folder of the idx files of mnist, plain or .gz")
+    commands.add_data_arguments(parser)
     add("--output", type=Path, default=Path("learning_curves"), help="folder to fill")
     add(
         "--optimizers",
@@ -141,24 +136,34 @@ def _parser() -> Parser:
         metavar="NAME",
         help=f"some of {', '.join(OPTIMIZERS)}",
     )
-    add("--width", type=_positive, default=256, help="units of each hidden layer")
     add("--dropout", type=_probability, default=0.0, help="share of units dropped")
-    add("--batch-size", type=_positive, default=100, help="points of a minibatch")
-    add("--epochs", type=_positive, default=50, help="epochs of a curve")
-    add(
-        "--search-epochs",
-        type=_positive,
-        default=20,
-        help="epochs of training for the choice of a step size",
-    )
-    add("--seeds", type=_positive, default=3, help="how many runs make a curve")
+    add_training_arguments(parser)
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be an integer above 0, not {text!r}")
-    return int(text)
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the sizes of a network and of its training."""
+    add = parser.add_argument
+    add(
+        "--width",
+        type=commands.positive,
+        default=256,
+        help="units of each hidden layer",
+    )
+    add(
+        "--batch-size",
+        type=commands.positive,
+        default=100,
+        help="points of a minibatch",
+    )
+    add("--epochs", type=commands.positive, default=50, help="epochs of a curve")
+    add(
+        "--search-epochs",
+        type=commands.positive,
+        default=20,
+        help="epochs of training for the choice of a step size",
+    )
+    add("--seeds", type=commands.positive, default=3, help="how many runs make a curve")
 
 
 def _probability(text: str) -> float:
@@ -172,7 +177,7 @@ def _probability(text: str) -> float:
 
 
 def _load(options: argparse.Namespace) -> datasets.Dataset:
-    dataset = datasets.load(options.dataset, options.data_dir)
+    dataset = commands.load(options)
     points = len(datasets.hold_out(dataset).train_labels)
     if options.batch_size > points:
         raise ValueError(
@@ -182,30 +187,26 @@ def _load(options: argparse.Namespace) -> datasets.Dataset:
     return dataset
 
 
-def _run(
+def run(
     options: argparse.Namespace, dataset: datasets.Dataset, folder: results.Folder
 ) -> None:
-    """Does what isn't recorded yet of every job."""
+    """Chooses step sizes and trains, where that isn't recorded yet.
+
+    Args:
+      options: those of `prepare`, the ``optimizers`` and the ``dropout``.
+      dataset: what to learn.
+      folder: where the results are recorded.
+    """
     task = train.Task(dataset, options.width, options.dropout, options.batch_size)
     names = dict.fromkeys(options.optimizers)
     jobs = [Job(task, *pair) for pair in itertools.product(names, train.INITS)]
-    with _progress() as progress:
+    with commands.progress() as progress:
         total = sum(_epochs(job, options) for job in jobs)
         bar = progress.add_task("", total=total)
         for job in jobs:
             progress.update(bar, description=job.label)
             for epochs in _work(job, options, folder):
                 progress.advance(bar, epochs)
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("epochs"),
-        TimeRemainingColumn(),
-    )
 
 
 def _epochs(job: Job, options: argparse.Namespace) -> int:

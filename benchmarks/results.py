@@ -3,11 +3,14 @@
 import json
 import math
 import os
+import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
@@ -39,7 +42,42 @@ class Candidate(NamedTuple):
     validation_errors: list[float]
 
 
-Line = TypeVar("Line", Record, Candidate)
+class SizeRecord(NamedTuple):
+    """One epoch of a network with one hidden layer."""
+
+    dataset: str
+    hidden_units: int
+    seed: int
+    epoch: int
+    train_loss: float
+    train_error: float
+    validation_error: float
+    test_error: float
+    seconds: float
+
+
+class ToyUpdate(NamedTuple):
+    """A step of a small network; kernels are those of each layer, as nested lists."""
+
+    example: str
+    optimizer: str
+    init: str
+    kernels: list[list[list[float]]]
+    outputs: list[float]
+    new_kernels: list[list[list[float]]]
+    new_outputs: list[float]
+
+
+class Run(NamedTuple):
+    """What a command ran with, and on."""
+
+    command: str
+    configuration: dict[str, Any]
+    versions: dict[str, str]
+    device: dict[str, Any]
+
+
+Line = TypeVar("Line", Record, Candidate, SizeRecord, ToyUpdate, Run)
 
 
 @dataclass(frozen=True)
@@ -87,19 +125,22 @@ class Journal(Generic[Line]):
 
 
 class Folder(NamedTuple):
-    """The files that a command leaves."""
+    """The files that learning curves leave."""
 
     curves: Journal[Record]
     step_sizes: Journal[Candidate]
     figure: Path
 
 
-def open_folder(path: Path, settings: Mapping[str, int]) -> Folder:
-    """Makes the folder of some results, or goes on with one.
+def open_folder(
+    path: Path, settings: Mapping[str, Any], figure: str = "learning_curves.png"
+) -> Folder:
+    """Makes the folder of some learning curves, or goes on with one.
 
     Args:
       path: the folder.
       settings: what all the curves in a folder must have in common.
+      figure: the name of the picture.
 
     Returns:
       The files in it, ready to be appended to.
@@ -108,22 +149,66 @@ def open_folder(path: Path, settings: Mapping[str, int]) -> Folder:
       ValueError: if the folder holds curves of other settings, or what is no record.
       OSError: if the folder can't be made or written to.
     """
-    path.mkdir(parents=True, exist_ok=True)
     folder = Folder(
         Journal(path / "curves.jsonl", Record),
         Journal(path / "step_sizes.jsonl", Candidate),
-        path / "learning_curves.png",
+        path / figure,
     )
-    journals = folder.curves, folder.step_sizes
+    open_journals(path, settings, folder.curves, folder.step_sizes)
+    return folder
+
+
+def open_journals(
+    path: Path, settings: Mapping[str, Any], *journals: Journal[Any]
+) -> None:
+    """Makes a folder for journals, or goes on with those in it, as `open_folder`."""
+    path.mkdir(parents=True, exist_ok=True)
     used = any(journal.path.exists() for journal in journals)
     _check_settings(path / "settings.json", settings, used)
     for journal in journals:
         journal.mend()
         journal.read()
-    return folder
 
 
-def _check_settings(path: Path, settings: Mapping[str, int], used: bool) -> None:
+PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "pathsgd-optax")
+
+
+def record_run(path: Path, command: str, configuration: Mapping[str, Any]) -> None:
+    """Appends what a command runs with, unless it has run like this before.
+
+    Args:
+      path: the folder of its results.
+      command: its name.
+      configuration: its arguments; of ``seeds`` runs the seeds are 0, 1, ...
+    """
+    plain = dict(configuration, seeds=list(range(configuration["seeds"])))
+    plain.pop("output", None)
+    # As it will be read: lists for tuples, and text for paths.
+    plain = json.loads(json.dumps(plain, default=str))
+    run = Run(command, plain, _versions(), _device())
+    runs = Journal(path / "runs.jsonl", Run)
+    runs.mend()
+    if run not in runs.read():
+        runs.append(run)
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: metadata.version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | packages
+
+
+def _device() -> dict[str, Any]:
+    devices = jax.devices()
+    return {
+        "backend": devices[0].platform,
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
+def _check_settings(path: Path, settings: Mapping[str, Any], used: bool) -> None:
     if not path.exists():
         if used:
             raise ValueError(f"{path} is missing, so the curves beside it are unknown.")
@@ -141,7 +226,7 @@ def _check_settings(path: Path, settings: Mapping[str, int], used: bool) -> None
         )
 
 
-def _read_settings(path: Path) -> dict[str, int]:
+def _read_settings(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:

@@ -24,7 +24,7 @@ MEASURED_AT_ONCE = 1000
 """Points whose hidden units are in memory together."""
 
 Params: TypeAlias = Any
-MakeOptimizer: TypeAlias = Callable[[float | jax.Array], optax.GradientTransformation]
+MakeOptimizer: TypeAlias = Callable[[Any], optax.GradientTransformation]
 
 
 class Task(NamedTuple):
@@ -104,7 +104,7 @@ def train(
     params = initialize(task, init, seed)
     state = State(params, make_optimizer(learning_rate).init(params))
     advance = functools.partial(
-        _train_epoch,
+        train_epoch,
         model=model,
         make_optimizer=make_optimizer,
         batch_size=task.batch_size,
@@ -143,7 +143,7 @@ def _balanced(key: jax.Array, images: jax.Array, model: MLP) -> Params:
 
 
 def measure(
-    model: MLP, params: Params, images: jax.Array, labels: jax.Array
+    model: nn.Module, params: Params, images: jax.Array, labels: jax.Array
 ) -> tuple[float, float]:
     """The mean objective and the share of errors, without dropout."""
     loss, wrong = _total(params, images, labels, model)
@@ -171,18 +171,32 @@ def _first_minimum(errors: Sequence[float]) -> tuple[float, int]:
     static_argnames=("model", "make_optimizer", "batch_size"),
     donate_argnames="state",
 )
-def _train_epoch(
+def train_epoch(
     state: State,
-    learning_rate: jax.Array,
+    learning_rate: Any,
     key: jax.Array,
     images: jax.Array,
     labels: jax.Array,
     *,
-    model: MLP,
+    model: nn.Module,
     make_optimizer: MakeOptimizer,
     batch_size: int,
 ) -> State:
-    """Runs through the points in a random order, in whole minibatches."""
+    """Runs through the points in a random order, in whole minibatches.
+
+    Args:
+      state: where training is.
+      learning_rate: what the optimizer is made from, such as its step size.
+      key: decides the order, and the units that are dropped.
+      images: the points, shape ``(points, pixels)``.
+      labels: their classes.
+      model: the network.
+      make_optimizer: makes the optimizer.
+      batch_size: how many points a minibatch has.
+
+    Returns:
+      The state after the epoch.
+    """
     optimizer = make_optimizer(learning_rate)
 
     def step(state: State, batch: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
@@ -201,19 +215,25 @@ def _train_epoch(
 
 
 def _objective(
-    params: Params, model: MLP, key: jax.Array, images: jax.Array, labels: jax.Array
+    params: Params,
+    model: nn.Module,
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
 ) -> jax.Array:
     logits = _apply(model, params, images, train=True, rngs={"dropout": key})
     return jnp.mean(pathsgd.truncated_softmax_cross_entropy(logits, labels))
 
 
-def _apply(model: MLP, params: Params, images: jax.Array, **options: Any) -> jax.Array:
+def _apply(
+    model: nn.Module, params: Params, images: jax.Array, **options: Any
+) -> jax.Array:
     return cast(jax.Array, model.apply({"params": params}, images, **options))
 
 
 @functools.partial(jax.jit, static_argnames="model")
 def _total(
-    params: Params, images: jax.Array, labels: jax.Array, model: MLP
+    params: Params, images: jax.Array, labels: jax.Array, model: nn.Module
 ) -> tuple[jax.Array, jax.Array]:
     """The mean objective and the number of errors."""
 

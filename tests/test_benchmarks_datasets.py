@@ -1,135 +1,65 @@
-"""The data sets: the idx reader, the splits and the messages."""
+"""The data sets by name, and the split into training and validation points."""
 
-import gzip
 import re
+import sys
 
 import numpy as np
 import pytest
 
-from benchmarks import datasets
+from benchmarks import datasets, published
+from benchmarks.datasets import Dataset
 
 
-MAGIC = {1: 2049, 3: 2051}
-
-FILES = {
-    "train-images-idx3-ubyte": (6, 4, 3),
-    "train-labels-idx1-ubyte": (6,),
-    "t10k-images-idx3-ubyte": (2, 4, 3),
-    "t10k-labels-idx1-ubyte": (2,),
-}
-
-
-def idx(array, magic=None):
-    header = [magic or MAGIC[array.ndim], *array.shape]
-    return b"".join(n.to_bytes(4) for n in header) + array.astype(np.uint8).tobytes()
+def points(count, classes, shape):
+    rng = np.random.default_rng(count)
+    images = rng.integers(0, 256, (count, *shape), np.uint8)
+    return images, np.arange(count, dtype=np.int32) % classes
 
 
 @pytest.fixture
-def arrays():
-    rng = np.random.default_rng(0)
-    return {
-        name: rng.integers(0, 256 if len(shape) == 3 else 10, shape)
-        for name, shape in FILES.items()
-    }
+def colour(monkeypatch):
+    parts = points(6, 100, (4, 4, 3)), points(2, 100, (4, 4, 3))
+    monkeypatch.setitem(published.LOADERS, "cifar100", lambda source: parts)
+    return parts
 
 
-@pytest.fixture
-def folder(tmp_path, arrays):
-    for name, array in arrays.items():
-        (tmp_path / name).write_bytes(idx(array))
-    return tmp_path
+def test_images_are_rows_from_0_to_1(colour, tmp_path):
+    dataset = datasets.load("cifar100", tmp_path)
+    assert dataset.name == "cifar100" and dataset.classes == 100
+    assert dataset.train_images.dtype == dataset.test_images.dtype == np.float32
+    assert dataset.image_shape == (4, 4, 3)
+    images = dataset.train_images.reshape(-1, *dataset.image_shape)
+    np.testing.assert_allclose(images, colour[0][0] / 255, rtol=1e-6)
+    np.testing.assert_array_equal(dataset.test_labels, colour[1][1])
 
 
-@pytest.mark.parametrize("compressed", [(), FILES, ["train-labels-idx1-ubyte"]])
-def test_mnist_is_read_plain_and_compressed(folder, arrays, compressed):
-    for name in compressed:
-        (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
-        (folder / name).unlink()
-    dataset = datasets.load("mnist", folder)
-    expected = list(arrays.values())
-    for images, array in zip(
-        (dataset.train_images, dataset.test_images), expected[::2], strict=True
-    ):
-        assert images.dtype == np.float32
-        np.testing.assert_allclose(
-            images, array.reshape(len(array), 12) / 255, rtol=1e-6
-        )
-    for labels, array in zip(
-        (dataset.train_labels, dataset.test_labels), expected[1::2], strict=True
-    ):
-        assert labels.dtype == np.int32
-        np.testing.assert_array_equal(labels, array)
+def test_an_unverified_copy_says_so(colour, tmp_path):
+    dataset = datasets.load("cifar100", tmp_path, verify=False)
+    assert dataset.name == "cifar100 (unverified copy)" and dataset.classes == 100
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_named(folder, name):
-    (folder / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{name} is missing"):
-        datasets.load("mnist", folder)
+def test_a_gray_image_has_one_channel():
+    assert datasets.load("digits").image_shape == (8, 8, 1)
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("end", [0, 3, 6, -1])
-def test_a_truncated_file_is_named(folder, name, end):
-    (folder / name).write_bytes((folder / name).read_bytes()[:end])
-    with pytest.raises(ValueError, match=name):
-        datasets.load("mnist", folder)
+def test_other_rows_are_no_square_image():
+    rows, labels = np.zeros((2, 12), np.float32), np.zeros(2, np.int32)
+    assert Dataset("colour", rows, labels, rows, labels, 2).image_shape == (2, 2, 3)
+    with pytest.raises(ValueError, match="odd has 6 numbers a point"):
+        _ = Dataset("odd", rows[:, :6], labels, rows, labels, 2).image_shape
 
 
-def test_a_file_with_too_much_is_refused(folder):
-    with (folder / "t10k-labels-idx1-ubyte").open("ab") as file:
-        file.write(b"\0")
-    with pytest.raises(ValueError, match=r"should hold 10 bytes.* but holds 11"):
-        datasets.load("mnist", folder)
-
-
-def test_swapped_files_are_refused(folder):
-    images, labels = (
-        folder / "t10k-images-idx3-ubyte",
-        folder / "t10k-labels-idx1-ubyte",
-    )
-    images.write_bytes(labels.read_bytes())
-    with pytest.raises(ValueError, match=r"should begin with the number 2051"):
-        datasets.load("mnist", folder)
-
-
-def test_an_empty_set_is_refused(folder):
-    (folder / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(0)))
-    with pytest.raises(ValueError, match="and some data"):
-        datasets.load("mnist", folder)
-
-
-@pytest.mark.parametrize("cut", [slice(-9), slice(5), slice(1, None)])
-def test_a_broken_gzip_file_is_refused(folder, cut):
-    path = folder / "train-images-idx3-ubyte"
-    content = gzip.compress(path.read_bytes())
-    path.unlink()
-    path.with_name(f"{path.name}.gz").write_bytes(content[cut])
-    with pytest.raises(ValueError, match=r"ubyte\.gz is not a whole gzip file"):
-        datasets.load("mnist", folder)
-
-
-@pytest.mark.parametrize(
-    ("name", "array", "message"),
-    [
-        ("train-labels-idx1-ubyte", np.zeros(5), "6 images, but 5 labels"),
-        ("t10k-labels-idx1-ubyte", np.full(2, 10), "aren't digits"),
-        ("t10k-images-idx3-ubyte", np.ones((2, 4, 4)), "12 pixels, but.* 16"),
-    ],
-)
-def test_files_that_dont_fit_are_refused(folder, name, array, message):
-    (folder / name).write_bytes(idx(array))
-    with pytest.raises(ValueError, match=message):
-        datasets.load("mnist", folder)
-
-
-def test_mnist_needs_a_folder():
-    with pytest.raises(ValueError, match="--data-dir"):
-        datasets.load("mnist")
+def test_without_a_folder_or_a_library_both_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for name in published.LOADERS:
+        with pytest.raises(ValueError, match=f"{name} needs .*--data-dir.*hub"):
+            datasets.load(name)
 
 
 def test_an_unknown_data_set_is_refused():
-    with pytest.raises(ValueError, match=re.escape("only digits, mnist")):
+    with pytest.raises(
+        ValueError, match=re.escape("only digits, mnist, cifar10, cifar100, svhn")
+    ):
         datasets.load("cifar")
 
 
@@ -161,3 +91,15 @@ def test_validation_points_are_a_sixth_of_the_training_points():
     np.testing.assert_array_equal(
         held_out.test_images, datasets.hold_out(dataset).test_images
     )
+
+
+@pytest.mark.parametrize("count, held_out", [(48, 8), (50, 10), (60, 10), (73, 10)])
+def test_larger_sets_give_as_many_validation_points_as_in_the_paper(
+    monkeypatch, count, held_out
+):
+    monkeypatch.setattr(datasets, "VALIDATION_POINTS", 10)
+    rows = np.eye(count, dtype=np.float32)
+    labels = np.arange(count, dtype=np.int32) % 2
+    split = datasets.hold_out(Dataset("many", rows, labels, rows, labels, 2))
+    assert len(split.test_labels) == held_out
+    assert len(split.train_labels) == count - held_out

@@ -7,9 +7,19 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from benchmarks.figures import COLOURS, draw_learning_curves, learning_curves
+from benchmarks.figures import (
+    COLOURS,
+    CRITERION_STYLES,
+    draw_learning_curves,
+    draw_network_size,
+    draw_unbalanced,
+    learning_curves,
+    network_size,
+    unbalanced,
+)
 from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.results import Record
+from benchmarks.results import Record, SizeRecord, ToyUpdate
+from benchmarks.stopping import CRITERIA
 
 
 def records(optimizers=("sgd", "path_sgd"), seeds=1, dataset="digits", loss=None):
@@ -106,3 +116,78 @@ def test_a_loss_that_diverged_does_not_stretch_the_axes(tmp_path):
     diverged = records(("adam",), seeds=2, loss=math.nan)
     stretched = learning_curves([*records(seeds=2), *diverged]).axes[0]
     assert plain.get_ylim() == stretched.get_ylim()
+
+
+def updates(example, init, count):
+    kernels = [[[2.0] * count] * count] * 2
+    return [
+        ToyUpdate(example, name, init, kernels, [1.0] * count, kernels, [3.0] * count)
+        for name in ("sgd", "path_sgd")
+    ]
+
+
+def test_figure_2_has_a_row_for_each_start_of_each_small_network(tmp_path):
+    toys = [*updates("b", "balanced", 1), *updates("c", "unbalanced", 2)]
+    figure = unbalanced(records(seeds=2), toys)
+    objective, *panels = figure.axes
+    assert objective.get_title(loc="left") == "(a) digits"
+    assert objective.get_yscale() == "log" and len(objective.lines) == 4
+    titles = [axes.get_title() or axes.get_title(loc="left") for axes in panels]
+    steps = ["after SGD", "after Path-SGD"]
+    assert titles == ["(b) balanced", *steps, "(c) unbalanced", *steps]
+    assert [len(axes.lines) for axes in panels] == [2] * 3 + [8] * 3
+    colours = [to_hex(axes.lines[0].get_color()) for axes in panels[1:3]]
+    assert colours == [COLOURS[name].lower() for name in ("sgd", "path_sgd")]
+    path = tmp_path / "figure.png"
+    draw_unbalanced(records(), toys, path)
+    assert matplotlib.image.imread(path).std() > 0.05
+
+
+def sizes(seeds=1, dataset="digits"):
+    """Records of 4 and 8 units; only the larger ones end without training errors."""
+    return [
+        SizeRecord(dataset, size, seed, epoch, 0.5, train, 0.2, 0.1 * epoch, 0.01)
+        for size in (4, 8)
+        for seed in range(seeds)
+        for epoch in (1, 2)
+        for train in (0.0 if size == 8 else 0.3,)
+    ]
+
+
+def test_figure_1_shows_the_errors_of_each_criterion_by_size(tmp_path):
+    (axes,) = network_size(sizes()).axes
+    shown = {line.get_label(): line.get_ydata() for line in axes.lines[:4]}
+    expected = {
+        "training error (convergence)": [0.3, 0.0],
+        "test error (convergence)": [0.2, 0.2],
+        "test error (zero training error)": [math.nan, 0.1],
+        "test error (early stopping)": [0.1, 0.1],
+    }
+    assert list(shown) == list(expected)
+    for label, values in expected.items():
+        np.testing.assert_allclose(shown[label], values)
+    assert axes.get_xscale() == "log" and axes.get_yscale() == "symlog"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["4", "8"]
+    path = tmp_path / "figure.png"
+    draw_network_size(sizes(seeds=2), path)
+    assert matplotlib.image.imread(path).std() > 0.05
+
+
+def test_figure_1_marks_the_size_that_has_no_training_error():
+    (axes,) = network_size(sizes()).axes
+    assert axes.lines[4].get_xdata() == [8, 8]
+    without = [record for record in sizes() if record.hidden_units == 4]
+    assert len(network_size(without).axes[0].lines) == 4
+
+
+def test_figure_1_has_a_panel_a_data_set():
+    figure = network_size([*sizes(), *sizes(dataset="mnist")])
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["digits", "mnist"]
+
+
+def test_every_criterion_has_a_colour_and_a_marker_of_its_own():
+    assert set(CRITERION_STYLES) == set(CRITERIA)
+    colours, markers, _ = zip(*CRITERION_STYLES.values(), strict=True)
+    assert len(set(colours)) == len(set(markers)) == len(CRITERIA)
+    assert not set(colours) & set(COLOURS.values())

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import sys
 
 import matplotlib.image
 import numpy as np
@@ -31,7 +32,9 @@ def _tiny(monkeypatch):
     images = rng.normal(size=(48, 4)).astype(np.float32)
     labels = (images[:, 0] > 0).astype(np.int32)
     dataset = Dataset("digits", images[:36], labels[:36], images[36:], labels[36:], 2)
-    monkeypatch.setitem(datasets.LOADERS, "digits", lambda data_dir: dataset)
+    monkeypatch.setitem(datasets.EMBEDDED, "digits", lambda: dataset)
+    # As where Hugging Face's library is not installed.
+    monkeypatch.setitem(sys.modules, "datasets", None)
     for name in ("sgd", "path_sgd"):
         short = OPTIMIZERS[name]._replace(learning_rates=RATES)
         monkeypatch.setitem(OPTIMIZERS, name, short)
@@ -104,6 +107,9 @@ def test_it_leaves_curves_step_sizes_and_a_picture(tmp_path, capsys):
         tried = errors[record["optimizer"], record["init"]]
         assert record["learning_rate"] == train.fastest(tried)
         assert set(tried) == set(RATES)
+    (ran,) = lines(tmp_path / "runs.jsonl")
+    assert ran["command"] == "learning_curves"
+    assert ran["configuration"]["optimizers"] == ["sgd", "path_sgd"]
     assert matplotlib.image.imread(tmp_path / "learning_curves.png").std() > 0.05
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("Path-SGD", "unbalanced", "test", "%"))

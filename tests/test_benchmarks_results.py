@@ -3,10 +3,20 @@
 import json
 import math
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks.results import Candidate, Journal, Record, Series, curves, open_folder
+from benchmarks.results import (
+    Candidate,
+    Journal,
+    Record,
+    Run,
+    Series,
+    curves,
+    open_folder,
+    record_run,
+)
 
 
 SETTINGS = {"width": 8, "batch_size": 10}
@@ -142,3 +152,31 @@ def test_a_series_is_titled_by_its_data_set_and_dropout():
 
 def test_a_missing_file_is_empty(tmp_path):
     assert Journal(tmp_path / "none", Record).read() == []
+
+
+def test_a_run_is_recorded_with_its_seeds_versions_and_device(tmp_path):
+    configuration = {
+        "seeds": 2,
+        "data_dir": tmp_path,
+        "output": tmp_path,
+        "optimizers": ("sgd", "adam"),
+    }
+    for _ in range(2):
+        record_run(tmp_path, "command", configuration)
+    (run,) = Journal(tmp_path / "runs.jsonl", Run).read()
+    assert run.command == "command"
+    assert run.configuration == {
+        "seeds": [0, 1],
+        "data_dir": str(tmp_path),
+        "optimizers": ["sgd", "adam"],
+    }
+    assert run.versions["jax"] == jax.__version__
+    assert run.device["count"] == jax.device_count()
+    assert run.device["backend"] == jax.default_backend()
+
+
+def test_another_configuration_is_another_run(tmp_path):
+    for width in (1, 2):
+        record_run(tmp_path, "command", {"seeds": 1, "width": width})
+    runs = Journal(tmp_path / "runs.jsonl", Run).read()
+    assert [run.configuration["width"] for run in runs] == [1, 2]

@@ -1,0 +1,83 @@
+"""What an unbalanced start does to SGD, and not to Path-SGD: figure 2 of the paper.
+
+Run it as ``python -m benchmarks.unbalanced``. It goes on where it was interrupted, as
+`benchmarks.learning_curves` does, and chooses a step size for each start as that does.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import commands, figures, learning_curves, results
+from benchmarks.toy_updates import toy_updates
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "laptop": {"width": 128, "epochs": 50, "search_epochs": 10, "seeds": 3},
+    "smoke": {"width": 16, "epochs": 3, "search_epochs": 1, "seeds": 1},
+    # The caption doesn't say how many epochs.
+    "paper": {
+        "dataset": "mnist",
+        "width": 4000,
+        "epochs": 100,
+        "search_epochs": 20,
+        "seeds": 1,
+    },
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+      arguments: those of the command line, or None for the process's own.
+
+    Returns:
+      The exit code.
+    """
+    parser = _parser()
+    options = commands.parse(parser, PRESETS, arguments)
+    try:
+        dataset, folder = learning_curves.prepare(options, "unbalanced")
+        toys = _record_toys(options.output)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    try:
+        learning_curves.run(options, dataset, folder)
+    except KeyboardInterrupt:
+        return commands.interrupted(options.output)
+    figures.draw_unbalanced(folder.curves.read(), toys.read(), folder.figure)
+    print(f"Figure: {folder.figure}")
+    return 0
+
+
+def _parser() -> commands.Parser:
+    parser = commands.Parser(
+        prog="python -m benchmarks.unbalanced",
+        description="SGD and Path-SGD from balanced and unbalanced starts.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    commands.add_data_arguments(parser)
+    parser.add_argument(
+        "--output", type=Path, default=Path("unbalanced"), help="folder to fill"
+    )
+    learning_curves.add_training_arguments(parser)
+    parser.set_defaults(optimizers=("sgd", "path_sgd"), dropout=0.0)
+    return parser
+
+
+def _record_toys(folder: Path) -> results.Journal[results.ToyUpdate]:
+    """Records the updates of the small networks that aren't recorded yet."""
+    toys = results.Journal(folder / "toy_updates.jsonl", results.ToyUpdate)
+    toys.mend()
+    recorded = [update[:3] for update in toys.read()]
+    for update in toy_updates():
+        if update[:3] not in recorded:
+            toys.append(update)
+    return toys
+
+
+if __name__ == "__main__":
+    sys.exit(main())

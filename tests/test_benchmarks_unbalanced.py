@@ -1,0 +1,69 @@
+"""The command of figure 2: what it leaves, and how it goes on."""
+
+import json
+
+import matplotlib.image
+import pytest
+
+from benchmarks import learning_curves, train
+from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.unbalanced import main
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    for name in ("sgd", "path_sgd"):
+        short = OPTIMIZERS[name]._replace(learning_rates=(0.1,))
+        monkeypatch.setitem(OPTIMIZERS, name, short)
+
+
+def command(folder, *more):
+    return main(["--preset=smoke", f"--output={folder}", *more])
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_it_leaves_curves_updates_and_a_picture(tmp_path):
+    assert command(tmp_path) == 0
+    curves = lines(tmp_path / "curves.jsonl")
+    assert {(r["optimizer"], r["init"], r["epoch"]) for r in curves} == {
+        (optimizer, init, epoch)
+        for optimizer in ("sgd", "path_sgd")
+        for init in train.INITS
+        for epoch in (1, 2, 3)
+    }
+    assert len(lines(tmp_path / "toy_updates.jsonl")) == 8
+    (run,) = lines(tmp_path / "runs.jsonl")
+    assert run["command"] == "unbalanced"
+    assert run["configuration"]["preset"] == "smoke"
+    assert matplotlib.image.imread(tmp_path / "unbalanced.png").std() > 0.05
+
+
+def test_a_finished_command_only_draws(tmp_path, monkeypatch):
+    command(tmp_path)
+    figure = tmp_path / "unbalanced.png"
+    figure.unlink()
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(train, "train", None)
+    assert command(tmp_path) == 0
+    assert figure.exists()
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupt(*run):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learning_curves, "run", interrupt)
+    assert command(tmp_path) == 130
+    assert "goes on from there" in capsys.readouterr().err
+
+
+def test_a_bad_argument_is_refused_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        command(tmp_path / "results", "--batch-size=9999")
+    assert end.value.code == 2
+    assert "--batch-size 9999 is more than" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
