@@ -14,6 +14,9 @@ from benchmarks.learning_curves import main
 from benchmarks.optimizers import OPTIMIZERS
 
 
+pytestmark = pytest.mark.quick_compile
+
+
 ARGUMENTS = [
     "--width=6",
     "--batch-size=10",

@@ -13,6 +13,9 @@ import pathsgd_optax as pathsgd
 from tests import networks, oracles
 
 
+pytestmark = pytest.mark.quick_compile
+
+
 WIDTHS = (3, 4, 5, 2)
 
 
