@@ -182,9 +182,10 @@ def record_run(path: Path, command: str, configuration: Mapping[str, Any]) -> No
       configuration: its arguments; of ``seeds`` runs the seeds are 0, 1, ...
     """
     plain = dict(configuration, seeds=list(range(configuration["seeds"])))
-    plain.pop("output", None)
-    # As it will be read: lists for tuples, and text for paths.
-    plain = json.loads(json.dumps(plain, default=str))
+    # Where files lie says nothing of a run.
+    plain = {name: x for name, x in plain.items() if not isinstance(x, Path)}
+    # As it will be read: lists for tuples.
+    plain = json.loads(json.dumps(plain))
     run = Run(command, plain, _versions(), _device())
     runs = Journal(path / "runs.jsonl", Run)
     runs.mend()

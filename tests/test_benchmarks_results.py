@@ -167,7 +167,6 @@ def test_a_run_is_recorded_with_its_seeds_versions_and_device(tmp_path):
     assert run.command == "command"
     assert run.configuration == {
         "seeds": [0, 1],
-        "data_dir": str(tmp_path),
         "optimizers": ["sgd", "adam"],
     }
     assert run.versions["jax"] == jax.__version__
