@@ -46,6 +46,9 @@ OPTIMIZERS = {
     "path_sgd": pathsgd.path_sgd(0.01),
     "path_sgd, p = 1": pathsgd.path_sgd(0.01, p=1),
     "path_sgd, momentum": pathsgd.path_sgd(0.01, momentum=0.9),
+    "path_sgd, update_every = 10": pathsgd.path_sgd(0.01, update_every=10),
+    "path_sgd, monitor": pathsgd.path_sgd(0.01, monitor=True),
+    "path_adam": pathsgd.path_adam(0.001),
 }
 
 
