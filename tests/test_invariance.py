@@ -213,6 +213,7 @@ def test_the_controls_are_changed_by_rescalings(optimizer):
 
 
 @pytest.mark.x64
+@pytest.mark.quick_compile
 @pytest.mark.parametrize("name", THEOREM | FAMILY)
 def test_any_rescaling_changes_training_by_rounding_only(name):
     params, network = _start(np.float64)

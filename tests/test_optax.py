@@ -11,7 +11,7 @@ import pathsgd_optax as pathsgd
 from tests import networks
 
 
-pytestmark = pytest.mark.optax
+pytestmark = [pytest.mark.optax, pytest.mark.quick_compile]
 
 ALIASES = {
     "path_sgd": (pathsgd.path_sgd, 1e-3, {}),
@@ -111,18 +111,19 @@ def test_the_suite_of_optax_for_contributed_optimizers(test, alias, monkeypatch)
     factory, rate, options = ALIASES[alias]
     factory = _on_one_layer(factory, **options)
     monkeypatch.setattr(suite, "_get_opt_factory", lambda name: factory)
+    # Its own context sets the configuration of all later tests.
+    monkeypatch.setattr(suite.utils, "x64_precision", jax.enable_x64)
     for variant in VARIANTS.get(test, [{}]):
         if "target" in variant:
             variant = variant | {"target": getattr(suite, variant["target"])}
-        with jax.enable_x64(variant.get("dtype") is jnp.float64):
-            _suite()[test](
-                suite.ContribTest(),
-                opt_name=alias,
-                opt_kwargs={"learning_rate": rate},
-                wrapper_name=None,
-                wrapper_kwargs=None,
-                **variant,
-            )
+        _suite()[test](
+            suite.ContribTest(),
+            opt_name=alias,
+            opt_kwargs={"learning_rate": rate},
+            wrapper_name=None,
+            wrapper_kwargs=None,
+            **variant,
+        )
 
 
 # Optax's wrappers.
