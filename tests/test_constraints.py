@@ -130,13 +130,9 @@ def _central_differences(function, leaves, step=1e-6):
 
 
 def _deep(scale):
-    rng = np.random.default_rng(0)
-    return {
-        f"Dense_{k}": {
-            "kernel": jnp.asarray(rng.normal(0, scale, (64, 64)), jnp.float32)
-        }
-        for k in range(200)
-    }
+    """The weights of 200 layers that nn.scan has stacked."""
+    kernels = np.random.default_rng(0).normal(0, scale, (200, 64, 64))
+    return {"Block_0": {"Dense_0": {"kernel": jnp.asarray(kernels, jnp.float32)}}}
 
 
 @pytest.mark.parametrize("p, scale", [(1, 0.08), (2, 0.25)])

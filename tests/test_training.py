@@ -26,12 +26,6 @@ FAMILY = {
     "update_every": lambda rate=0.01, network=None, **options: pathsgd.path_sgd(
         rate, network, update_every=2, **options
     ),
-    "path_adagrad": lambda rate=0.01, network=None, **options: pathsgd.path_adagrad(
-        rate, network, **options
-    ),
-    "path_rmsprop": lambda rate=0.01, network=None, **options: pathsgd.path_rmsprop(
-        rate, network, **options
-    ),
     "path_adam": lambda rate=0.01, network=None, **options: pathsgd.path_adam(
         rate, network, eps_root=1e-8, weight_decay=0.1, **options
     ),
