@@ -8,7 +8,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks import datasets, train
+from benchmarks import datasets, jobs, train
 from benchmarks.datasets import Dataset
 from benchmarks.learning_curves import main
 from benchmarks.optimizers import OPTIMIZERS
@@ -113,6 +113,33 @@ def test_it_leaves_curves_step_sizes_and_a_picture(tmp_path, capsys):
     assert matplotlib.image.imread(tmp_path / "learning_curves.png").std() > 0.05
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("Path-SGD", "unbalanced", "test", "%"))
+
+
+def interrupt_at_once(*run):
+    raise KeyboardInterrupt
+
+
+def test_the_smoke_preset_trains_with_and_without_dropout(tmp_path):
+    assert main(["--preset=smoke", "--batch-size=10", f"--output={tmp_path}"]) == 0
+    names = "optimizer", "init", "dropout", "epoch"
+    assert [tuple(map(record.get, names)) for record in results(tmp_path)[0]] == [
+        (optimizer, init, dropout, epoch)
+        for dropout in (0.0, 0.5)
+        for optimizer in ("sgd", "path_sgd")
+        for init in train.INITS
+        for epoch in (1, 2)
+    ]
+
+
+def test_the_papers_preset_has_its_sizes_and_optimizers(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(jobs, "prepare", lambda *x, **y: seen.append(x[0]) or (0, 0))
+    monkeypatch.setattr(jobs, "run", interrupt_at_once)
+    assert main(["--preset=paper", "--dataset=svhn", "--dropout=0.5"]) == 130
+    (options,) = seen
+    assert (options.dataset, options.width, options.dropout) == ("svhn", 4000, [0.5])
+    assert {"sgd", "adagrad", "path_sgd"} <= set(options.optimizers)
+    assert options.batch_size == 100
 
 
 def test_step_sizes_are_chosen_on_points_that_are_not_tested_on(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ def results(*arguments, **options):
 
 
 def test_balanced_weights_are_gaussian_over_the_root_of_the_fan_in():
-    params = train.initialize(task(width=400), "balanced", seed=0)
+    params = train.initialize(task(width=400), "balanced", seed=0)["params"]
     for layer in params.values():
         kernel = np.asarray(layer["kernel"])
         scaled = kernel * np.sqrt(len(kernel))
@@ -55,7 +55,7 @@ def test_balanced_weights_are_gaussian_over_the_root_of_the_fan_in():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_unbalanced_weights_are_of_the_same_function(seed):
     balanced, unbalanced = (
-        train.initialize(task(width=40), init, seed) for init in train.INITS
+        train.initialize(task(width=40), init, seed)["params"] for init in train.INITS
     )
     logits = [
         train.model_of(task(width=40)).apply({"params": params}, TINY.train_images)
@@ -133,7 +133,8 @@ def test_measurements_are_means_over_all_points(monkeypatch, at_once):
     monkeypatch.setattr(train, "MEASURED_AT_ONCE", at_once)
     # A width of its own, so that it is compiled for this test.
     own = task(width=at_once % 100 + 20)
-    params, model = train.initialize(own, "balanced", seed=0), train.model_of(own)
+    params = train.initialize(own, "balanced", seed=0)["params"]
+    model = train.model_of(own)
     loss, error = train.measure(model, params, TINY.train_images, TINY.train_labels)
     logits = model.apply({"params": params}, TINY.train_images)
     expected = optax.softmax_cross_entropy_with_integer_labels(
@@ -145,7 +146,7 @@ def test_measurements_are_means_over_all_points(monkeypatch, at_once):
 
 def test_measurements_are_of_the_whole_sets_without_dropout():
     still = run(rate=0.0, dropout=0.5, epochs=1)[0]
-    params = train.initialize(task(), "balanced", seed=0)
+    params = train.initialize(task(), "balanced", seed=0)["params"]
     model = train.model_of(task())
     trained, tested = (
         train.measure(model, params, *data) for data in (TINY[1:3], TINY[3:5])
