@@ -197,6 +197,7 @@ def _draw_sizes(axes: Axes, by_size: Errors) -> None:
         axes.axvline(by_size.enough_units, color="0.5", linestyle=":", label=label)
     _style(axes, "error")
     _scale_errors(axes)
+    axes.set_ylim(bottom=-LINEAR_BELOW / 10)
     axes.set_xlabel("hidden units")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(by_size.sizes))

@@ -33,14 +33,14 @@ def idx(content: bytes, magic: int, axes: int) -> NDArray[np.uint8]:
 
 
 def pickled_dict(content: bytes) -> dict[str, Any]:
-    """The dictionary of a pickle that holds only plain values and numpy arrays.
+    """The dictionary of a pickle of plain values and of numpy arrays of bytes.
 
     The keys of Python 2 are bytes, and become text.
     """
-    values = _attempt(lambda: _ArrayUnpickler(content).load(), "a pickle of arrays")
+    values = _attempt(lambda: _ArrayUnpickler(content).load(), "a pickle of bytes")
     if not isinstance(values, dict):
         raise ValueError(f"should hold a dictionary, not a {type(values).__name__}.")
-    return {_text(key): value for key, value in values.items()}
+    return {_text(key): _plain(value) for key, value in values.items()}
 
 
 def mat(content: bytes, *names: str) -> tuple[NDArray[Any], ...]:
@@ -63,35 +63,62 @@ def _attempt(read: Callable[[], Any], kind: str) -> Any:
         raise ValueError(f"is not {kind}: {reason.rstrip('.')}.") from error
 
 
+def _plain(value: Any) -> Any:
+    return value.values if isinstance(value, _Array) else value
+
+
 def _text(key: Any) -> str:
     return key.decode(errors="replace") if isinstance(key, bytes) else str(key)
 
 
-# Pickles name the functions that rebuild their objects; these rebuild arrays.
+# Pickles name what rebuilds their objects, and numpy's own can be misled by a made-up
+# type. The images are bytes, so that stand-ins can rebuild them.
 
 
-def _dtype(name: Any, align: Any = False, copy: Any = True) -> np.dtype[Any]:
-    """A type as Python 2 described it, with integers for booleans."""
-    return np.dtype(name, bool(align), bool(copy))
+class _Type:
+    """A type of numbers, of which there is one."""
+
+    def __init__(self, name: Any, *options: Any) -> None:
+        if _text(name) != "u1":
+            raise pickle.UnpicklingError(f"it has numbers of the type {_text(name)!r}")
+
+    def __setstate__(self, state: Any) -> None:
+        """Bytes have no order, which is what this would set."""
+
+
+class _Array:
+    """An array before and after its content is known."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.values = np.zeros(0, np.uint8)
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, _, by_columns, content = state
+        flat = np.frombuffer(content, np.uint8)
+        self.values = flat.reshape(shape, order="F" if by_columns else "C")
+
+
+def _from_buffer(content: Any, kind: Any, shape: Any, order: str) -> _Array:
+    """What protocol 5 calls."""
+    array = _Array()
+    array.__setstate__((1, shape, kind, order == "F", content))
+    return array
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """The bytes that protocol 2 of Python 3 keeps as text; other codecs may act."""
+    """The bytes that protocol 2 of Python 3 keeps as text."""
     if encoding != "latin1":
         raise pickle.UnpicklingError(f"it asks for the codec {encoding!r}")
     return text.encode("latin1")
 
 
-_RECONSTRUCT = np.zeros(0).__reduce__()[0]
-_FROM_BUFFER = np.zeros(0).__reduce_ex__(5)[0]
-
 _ALLOWED: dict[tuple[str, str], Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): _dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy.core.numeric", "_frombuffer"): _FROM_BUFFER,
-    ("numpy._core.numeric", "_frombuffer"): _FROM_BUFFER,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Type,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("numpy.core.numeric", "_frombuffer"): _from_buffer,
+    ("numpy._core.numeric", "_frombuffer"): _from_buffer,
     ("_codecs", "encode"): _encode,
 }
 

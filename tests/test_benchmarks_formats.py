@@ -77,9 +77,23 @@ class Hostile:
 def test_a_pickle_that_names_anything_else_is_refused(value, name, protocol):
     content = pickle.dumps({"data": value}, protocol)
     with pytest.raises(
-        ValueError, match=f"is not a pickle of arrays: it asks for.*{name}"
+        ValueError, match=f"is not a pickle of bytes: it asks for.*{name}"
     ):
         formats.pickled_dict(content)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("array", [np.zeros(2), np.zeros(2, object), np.zeros(2, "V8")])
+def test_an_array_of_anything_but_bytes_is_refused(array, protocol):
+    content = pickle.dumps({"data": array}, protocol)
+    with pytest.raises(ValueError, match=r"it has numbers of the type '(f8|O8?|V8)'"):
+        formats.pickled_dict(content)
+
+
+def test_the_order_of_the_rows_is_kept():
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        content = pickle.dumps({"data": np.asfortranarray(ROWS)}, protocol)
+        np.testing.assert_array_equal(formats.pickled_dict(content)["data"], ROWS)
 
 
 def test_other_codecs_are_refused():
@@ -90,14 +104,14 @@ def test_other_codecs_are_refused():
 
 @pytest.mark.parametrize("content", [b"", b"text", b"\x80\x02}", b"\x80\xff", b"R."])
 def test_what_is_no_pickle_is_refused_in_one_line(content):
-    with pytest.raises(ValueError, match=r"is not a pickle of arrays: .") as info:
+    with pytest.raises(ValueError, match=r"is not a pickle of bytes: .") as info:
         formats.pickled_dict(content)
     assert "\n" not in str(info.value)
 
 
 @pytest.mark.parametrize("end", [1, 20, 100, -1])
 def test_a_truncated_pickle_is_refused(end):
-    with pytest.raises(ValueError, match="is not a pickle of arrays"):
+    with pytest.raises(ValueError, match="is not a pickle of bytes"):
         formats.pickled_dict(python2_pickle()[:end])
 
 
