@@ -10,6 +10,7 @@ from typing import NamedTuple
 from benchmarks import commands, datasets, results, train
 from benchmarks.architectures import PERCEPTRON, Architecture
 from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.step_sizes import fastest, groups, validation_errors
 
 
 SEARCH_SEED = 0
@@ -152,7 +153,7 @@ def _work(
 ) -> Iterator[int]:
     """Chooses the step size and trains, yielding how many epochs are done anew."""
     yield from _search(job, options.search_epochs, folder.step_sizes)
-    rate = train.fastest(_tried(job, folder.step_sizes))
+    rate = fastest(_tried(job, folder.step_sizes))
     for seed in range(options.seeds):
         yield from _train(job, rate, seed, options.epochs, folder.curves)
 
@@ -170,16 +171,19 @@ def _tried(
 def _search(
     job: Job, epochs: int, step_sizes: results.Journal[results.Candidate]
 ) -> Iterator[int]:
-    tried, validation = _tried(job, step_sizes), job.validation
-    for rate in OPTIMIZERS[job.optimizer].learning_rates:
-        if rate in tried:
-            yield epochs
-            continue
+    tried, task = _tried(job, step_sizes), job.validation.task
+    rates = OPTIMIZERS[job.optimizer].learning_rates
+    missing = [rate for rate in rates if rate not in tried]
+    yield epochs * (len(rates) - len(missing))
+    for group in groups(task, job.make, missing):
         errors = []
-        for measurement in validation.train(rate, SEARCH_SEED, epochs):
-            errors.append(measurement.test_error)
-            yield 1
-        step_sizes.append(results.Candidate(*job.series, rate, errors))
+        for measured in validation_errors(
+            task, job.make, group, job.init, SEARCH_SEED, epochs
+        ):
+            errors.append(measured)
+            yield len(group)
+        for rate, column in zip(group, zip(*errors, strict=True), strict=True):
+            step_sizes.append(results.Candidate(*job.series, rate, list(column)))
 
 
 def _train(

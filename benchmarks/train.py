@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
@@ -84,21 +84,18 @@ def train(
     dataset, model = task.dataset, model_of(task)
     train_points = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
     test_points = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
-    params, constants = split(initialize(task, init, seed))
-    state = State(params, make_optimizer(learning_rate).init(params), constants)
+    state = start(initialize(task, init, seed), make_optimizer(learning_rate))
     advance = functools.partial(
         train_epoch,
         model=model,
         make_optimizer=make_optimizer,
         batch_size=task.batch_size,
     )
-    key = jax.random.fold_in(jax.random.key(seed), 1)
     for epoch in range(1, epochs + 1):
-        start = time.perf_counter()
-        epoch_key = jax.random.fold_in(key, epoch)
-        state = advance(state, learning_rate, epoch_key, *train_points)
+        began = time.perf_counter()
+        state = advance(state, learning_rate, epoch_key(seed, epoch), *train_points)
         jax.tree.leaves(state.params)[0].block_until_ready()
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - began
         params, constants = state.params, state.constants
         train_loss, train_error = measure(model, params, *train_points, constants)
         _, test_error = measure(model, params, *test_points, constants)
@@ -131,10 +128,17 @@ def _balanced(key: jax.Array, images: jax.Array, model: nn.Module) -> Variables:
     return model.init(key, images)
 
 
-def split(variables: Variables) -> tuple[Params, Variables]:
-    """The parameters, and the constants or None if there are none."""
+def start(variables: Variables, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first epoch."""
+    params = variables["params"]
     constants = {name: leaf for name, leaf in variables.items() if name != "params"}
-    return variables["params"], constants or None
+    return State(params, optimizer.init(params), constants or None)
+
+
+def epoch_key(seed: int, epoch: int) -> jax.Array:
+    """Decides what is random in an epoch of a run."""
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    return jax.random.fold_in(key, epoch)
 
 
 def measure(
@@ -145,24 +149,8 @@ def measure(
     constants: Variables = None,
 ) -> tuple[float, float]:
     """The mean objective and the share of errors, without dropout."""
-    loss, wrong = _total(params, constants, images, labels, model)
+    loss, wrong = total(params, constants, images, labels, model)
     return float(loss), int(wrong) / len(labels)
-
-
-def fastest(errors: Mapping[float, Sequence[float]]) -> float:
-    """The step size that reaches the minimum validation error first.
-
-    Args:
-      errors: the validation error after each epoch, for each step size.
-
-    Returns:
-      The step size; the largest one of several that are equally fast.
-    """
-    return min(errors, key=lambda rate: (*_first_minimum(errors[rate]), -rate))
-
-
-def _first_minimum(errors: Sequence[float]) -> tuple[float, int]:
-    return min(errors), errors.index(min(errors))
 
 
 @functools.partial(
@@ -237,7 +225,7 @@ def _objective(
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _total(
+def total(
     params: Params,
     constants: Variables,
     images: jax.Array,

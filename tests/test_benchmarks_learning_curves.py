@@ -12,6 +12,7 @@ from benchmarks import datasets, jobs, train
 from benchmarks.datasets import Dataset
 from benchmarks.learning_curves import main
 from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.step_sizes import fastest
 
 
 ARGUMENTS = [
@@ -105,7 +106,7 @@ def test_it_leaves_curves_step_sizes_and_a_picture(tmp_path, capsys):
     assert len(errors) == 4
     for record in curves:
         tried = errors[record["optimizer"], record["init"]]
-        assert record["learning_rate"] == train.fastest(tried)
+        assert record["learning_rate"] == fastest(tried)
         assert set(tried) == set(RATES)
     (ran,) = lines(tmp_path / "runs.jsonl")
     assert ran["command"] == "learning_curves"
@@ -176,6 +177,14 @@ def test_an_interrupted_command_goes_on(tmp_path, interrupt, capsys, count, reco
     assert results(part) == results(whole)
     for path, content in zip(files, before, strict=True):
         assert path.read_bytes().startswith(content)
+
+
+def test_step_sizes_in_one_program_leave_the_same(tmp_path, monkeypatch):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    command(alone)
+    monkeypatch.setattr(jobs, "groups", lambda task, make, rates: [rates])
+    command(together)
+    assert results(together) == results(alone)
 
 
 def test_a_finished_command_trains_nothing(tmp_path, untrained):

@@ -178,17 +178,3 @@ def test_step_sizes_share_one_compilation():
         run(make, rate, epochs=2)
     # One optimizer a run for its first state, and one for the compilation.
     assert next(made) == 3 + 1
-
-
-@pytest.mark.parametrize(
-    ("errors", "rate"),
-    [
-        ({1.0: [0.3, 0.2, 0.2], 0.1: [0.2, 0.1, 0.3]}, 0.1),  # lower
-        ({1.0: [0.5, 0.4, 0.1], 0.1: [0.5, 0.1, 0.4]}, 0.1),  # as low, faster
-        ({0.1: [0.5, 0.1, 0.1], 1.0: [0.5, 0.1, 0.4]}, 1.0),  # as fast, larger
-        ({1.0: [1.0, 1.0], 0.1: [0.9, 0.8]}, 0.1),  # diverged
-        ({1.0: [0.1, 1.0], 0.1: [0.9, 0.2]}, 1.0),  # diverged later
-    ],
-)
-def test_the_fastest_to_the_minimum_error_is_chosen(errors, rate):
-    assert train.fastest(errors) == rate
