@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import optax
 
 import pathsgd_optax as pathsgd
@@ -18,8 +17,17 @@ class Optimizer(NamedTuple):
     """How to make an optimizer from a step size, which may be traced."""
 
     label: str
-    make: Callable[[float | jax.Array], optax.GradientTransformation]
+    make: Callable[..., optax.GradientTransformation]
     learning_rates: tuple[float, ...] = GRID
+    needs_paths: bool = False
+
+    def on(
+        self, network: pathsgd.PathNetwork | None
+    ) -> Callable[..., optax.GradientTransformation]:
+        """How to make it for these paths; None for those of Dense layers."""
+        if network is None or not self.needs_paths:
+            return self.make
+        return functools.partial(self.make, network=network)
 
 
 OPTIMIZERS = {
@@ -30,17 +38,20 @@ OPTIMIZERS = {
         "AdaGrad", functools.partial(optax.adagrad, initial_accumulator_value=0.0)
     ),
     "adam": Optimizer("Adam", optax.adam),
-    "path_sgd": Optimizer("Path-SGD", pathsgd.path_sgd),
+    "path_sgd": Optimizer("Path-SGD", pathsgd.path_sgd, needs_paths=True),
     "path_adagrad": Optimizer(
         "Path-AdaGrad",
         functools.partial(pathsgd.path_adagrad, initial_accumulator_value=0.0),
+        needs_paths=True,
     ),
-    "path_adam": Optimizer("Path-Adam", pathsgd.path_adam),
+    "path_adam": Optimizer("Path-Adam", pathsgd.path_adam, needs_paths=True),
     "sgd_momentum": Optimizer(
         "SGD, momentum", functools.partial(optax.sgd, momentum=0.9)
     ),
     "path_sgd_momentum": Optimizer(
-        "Path-SGD, momentum", functools.partial(pathsgd.path_sgd, momentum=0.9)
+        "Path-SGD, momentum",
+        functools.partial(pathsgd.path_sgd, momentum=0.9),
+        needs_paths=True,
     ),
 }
 

@@ -217,10 +217,11 @@ def _check_settings(path: Path, settings: Mapping[str, Any], used: bool) -> None
         part.write_text(json.dumps(settings) + "\n")
         part.replace(path)
     recorded = _read_settings(path)
-    changed = [name for name in settings if recorded.get(name) != settings[name]]
+    names = {**recorded, **settings}
+    changed = [name for name in names if recorded.get(name) != settings.get(name)]
     if changed:
         old = ", ".join(f"{name} {recorded.get(name)}" for name in changed)
-        new = ", ".join(str(settings[name]) for name in changed)
+        new = ", ".join(str(settings.get(name)) for name in changed)
         raise ValueError(
             f"{path.parent} holds curves of {old}, not {new}, which can't be compared: "
             "choose another output folder."

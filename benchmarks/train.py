@@ -1,8 +1,8 @@
-"""Trains a network with two hidden layers, and measures it after every epoch."""
+"""Trains networks, and measures them after every epoch."""
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
@@ -12,13 +12,11 @@ from flax import linen as nn
 from jax import lax
 
 import pathsgd_optax as pathsgd
+from benchmarks.architectures import PERCEPTRON, Architecture, Variables
 from benchmarks.datasets import Dataset
 
 
 INITS = ("balanced", "unbalanced")
-
-UNBALANCED_SHARE = 1 / 4
-"""Units picked to be unbalanced, for each hidden unit: 2000 of 8000 in the paper."""
 
 MEASURED_AT_ONCE = 1000
 """Points whose hidden units are in memory together."""
@@ -34,6 +32,7 @@ class Task(NamedTuple):
     width: int
     dropout: float
     batch_size: int
+    architecture: Architecture = PERCEPTRON
 
 
 class Measurement(NamedTuple):
@@ -51,27 +50,11 @@ class Measurement(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a training step changes."""
+    """What a training step changes; the constants are BatchNorm's running averages."""
 
     params: Params
     optimizer: optax.OptState
-
-
-class MLP(nn.Module):
-    """Two hidden layers of ReLU units, in the paper's balanced initialisation."""
-
-    width: int
-    classes: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """The scores of each class, shape ``(..., classes)``."""
-        gaussian = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-        for _ in range(2):
-            x = nn.relu(nn.Dense(self.width, kernel_init=gaussian)(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.classes, kernel_init=gaussian)(x)
+    constants: Variables = None
 
 
 def train(
@@ -101,69 +84,73 @@ def train(
     dataset, model = task.dataset, model_of(task)
     train_points = jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels)
     test_points = jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels)
-    params = initialize(task, init, seed)
-    state = State(params, make_optimizer(learning_rate).init(params))
+    state = start(initialize(task, init, seed), make_optimizer(learning_rate))
     advance = functools.partial(
         train_epoch,
         model=model,
         make_optimizer=make_optimizer,
         batch_size=task.batch_size,
     )
-    key = jax.random.fold_in(jax.random.key(seed), 1)
     for epoch in range(1, epochs + 1):
-        start = time.perf_counter()
-        epoch_key = jax.random.fold_in(key, epoch)
-        state = advance(state, learning_rate, epoch_key, *train_points)
+        began = time.perf_counter()
+        state = advance(state, learning_rate, epoch_key(seed, epoch), *train_points)
         jax.tree.leaves(state.params)[0].block_until_ready()
-        seconds = time.perf_counter() - start
-        train_loss, train_error = measure(model, state.params, *train_points)
-        _, test_error = measure(model, state.params, *test_points)
+        seconds = time.perf_counter() - began
+        params, constants = state.params, state.constants
+        train_loss, train_error = measure(model, params, *train_points, constants)
+        _, test_error = measure(model, params, *test_points, constants)
         yield Measurement(epoch, train_loss, train_error, test_error, seconds)
 
 
-def model_of(task: Task) -> MLP:
+def model_of(task: Task) -> nn.Module:
     """The network that is trained."""
-    return MLP(task.width, task.dataset.classes, task.dropout)
+    return task.architecture.make(task.dataset, task.width, task.dropout)
 
 
-def initialize(task: Task, init: str, seed: int) -> Params:
-    """The weights that training starts at; the function is that of the seed alone."""
+def paths_of(task: Task) -> pathsgd.PathNetwork | None:
+    """The network's paths, or None where an optimizer finds them itself."""
+    images = jnp.asarray(task.dataset.train_images[:1])
+    variables = initialize(task, "balanced", seed=0)
+    return task.architecture.trace(model_of(task), variables, images)
+
+
+def initialize(task: Task, init: str, seed: int) -> Variables:
+    """What training starts at; the function is that of the seed alone."""
     key, unbalancing = jax.random.split(jax.random.key(seed))
-    params = _balanced(key, task.dataset.train_images[:1], model_of(task))
+    variables = _balanced(key, task.dataset.train_images[:1], model_of(task))
     if init == "balanced":
-        return params
-    network = pathsgd.layered_network(params)
-    count = round(2 * task.width * UNBALANCED_SHARE)
-    return pathsgd.unbalance(network, params, unbalancing, count)
+        return variables
+    return task.architecture.unbalance(variables, unbalancing)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _balanced(key: jax.Array, images: jax.Array, model: MLP) -> Params:
-    return model.init(key, images)["params"]
+def _balanced(key: jax.Array, images: jax.Array, model: nn.Module) -> Variables:
+    return model.init(key, images)
+
+
+def start(variables: Variables, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first epoch."""
+    params = variables["params"]
+    constants = {name: leaf for name, leaf in variables.items() if name != "params"}
+    return State(params, optimizer.init(params), constants or None)
+
+
+def epoch_key(seed: int, epoch: int) -> jax.Array:
+    """Decides what is random in an epoch of a run."""
+    key = jax.random.fold_in(jax.random.key(seed), 1)
+    return jax.random.fold_in(key, epoch)
 
 
 def measure(
-    model: nn.Module, params: Params, images: jax.Array, labels: jax.Array
+    model: nn.Module,
+    params: Params,
+    images: jax.Array,
+    labels: jax.Array,
+    constants: Variables = None,
 ) -> tuple[float, float]:
     """The mean objective and the share of errors, without dropout."""
-    loss, wrong = _total(params, images, labels, model)
+    loss, wrong = total(params, constants, images, labels, model)
     return float(loss), int(wrong) / len(labels)
-
-
-def fastest(errors: Mapping[float, Sequence[float]]) -> float:
-    """The step size that reaches the minimum validation error first.
-
-    Args:
-      errors: the validation error after each epoch, for each step size.
-
-    Returns:
-      The step size; the largest one of several that are equally fast.
-    """
-    return min(errors, key=lambda rate: (*_first_minimum(errors[rate]), -rate))
-
-
-def _first_minimum(errors: Sequence[float]) -> tuple[float, int]:
-    return min(errors), errors.index(min(errors))
 
 
 @functools.partial(
@@ -197,15 +184,18 @@ def train_epoch(
     Returns:
       The state after the epoch.
     """
-    optimizer = make_optimizer(learning_rate)
+    optimizer = optax.with_extra_args_support(make_optimizer(learning_rate))
 
     def step(state: State, batch: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
         chosen, key = batch
-        grads = jax.grad(_objective)(
-            state.params, model, key, images[chosen], labels[chosen]
+        grads, constants = jax.grad(_objective, has_aux=True)(
+            state.params, state.constants, model, key, images[chosen], labels[chosen]
         )
-        updates, memory = optimizer.update(grads, state.optimizer, state.params)
-        return State(optax.apply_updates(state.params, updates), memory), None
+        updates, memory = optimizer.update(
+            grads, state.optimizer, state.params, constants=constants
+        )
+        params = optax.apply_updates(state.params, updates)
+        return State(params, memory, constants), None
 
     shuffling, dropping = jax.random.split(key)
     steps = len(images) // batch_size
@@ -216,30 +206,38 @@ def train_epoch(
 
 def _objective(
     params: Params,
+    constants: Variables,
     model: nn.Module,
     key: jax.Array,
     images: jax.Array,
     labels: jax.Array,
-) -> jax.Array:
-    logits = _apply(model, params, images, train=True, rngs={"dropout": key})
-    return jnp.mean(pathsgd.truncated_softmax_cross_entropy(logits, labels))
-
-
-def _apply(
-    model: nn.Module, params: Params, images: jax.Array, **options: Any
-) -> jax.Array:
-    return cast(jax.Array, model.apply({"params": params}, images, **options))
+) -> tuple[jax.Array, Variables]:
+    """The mean over a minibatch, and the constants that it changes."""
+    logits, changed = model.apply(
+        {"params": params, **(constants or {})},
+        images,
+        train=True,
+        rngs={"dropout": key},
+        mutable=list(constants or {}),
+    )
+    losses = pathsgd.truncated_softmax_cross_entropy(cast(jax.Array, logits), labels)
+    return jnp.mean(losses), changed or None
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _total(
-    params: Params, images: jax.Array, labels: jax.Array, model: nn.Module
+def total(
+    params: Params,
+    constants: Variables,
+    images: jax.Array,
+    labels: jax.Array,
+    model: nn.Module,
 ) -> tuple[jax.Array, jax.Array]:
     """The mean objective and the number of errors."""
+    variables = {"params": params, **(constants or {})}
 
     def point(example: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         image, label = example
-        logits = _apply(model, params, image)
+        logits = cast(jax.Array, model.apply(variables, image))
         right = (jnp.argmax(logits) == label) & jnp.all(jnp.isfinite(logits))
         return pathsgd.truncated_softmax_cross_entropy(logits, label), ~right
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import commands, figures, learning_curves, results
+from benchmarks import commands, figures, jobs, results
 from benchmarks.toy_updates import toy_updates
 
 
@@ -40,12 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = commands.parse(parser, PRESETS, arguments)
     try:
-        dataset, folder = learning_curves.prepare(options, "unbalanced")
+        dataset, folder = jobs.prepare(options, "unbalanced")
         toys = _record_toys(options.output)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     try:
-        learning_curves.run(options, dataset, folder)
+        jobs.run(options, dataset, folder)
     except KeyboardInterrupt:
         return commands.interrupted(options.output)
     figures.draw_unbalanced(folder.curves.read(), toys.read(), folder.figure)
@@ -63,8 +63,8 @@ def _parser() -> commands.Parser:
     parser.add_argument(
         "--output", type=Path, default=Path("unbalanced"), help="folder to fill"
     )
-    learning_curves.add_training_arguments(parser)
-    parser.set_defaults(optimizers=("sgd", "path_sgd"), dropout=0.0)
+    jobs.add_training_arguments(parser)
+    parser.set_defaults(optimizers=("sgd", "path_sgd"), dropout=(0.0,))
     return parser
 
 

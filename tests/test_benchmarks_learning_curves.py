@@ -8,10 +8,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks import datasets, train
+from benchmarks import datasets, jobs, train
 from benchmarks.datasets import Dataset
 from benchmarks.learning_curves import main
 from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.step_sizes import fastest
 
 
 pytestmark = pytest.mark.quick_compile
@@ -108,7 +109,7 @@ def test_it_leaves_curves_step_sizes_and_a_picture(tmp_path, capsys):
     assert len(errors) == 4
     for record in curves:
         tried = errors[record["optimizer"], record["init"]]
-        assert record["learning_rate"] == train.fastest(tried)
+        assert record["learning_rate"] == fastest(tried)
         assert set(tried) == set(RATES)
     (ran,) = lines(tmp_path / "runs.jsonl")
     assert ran["command"] == "learning_curves"
@@ -116,6 +117,33 @@ def test_it_leaves_curves_step_sizes_and_a_picture(tmp_path, capsys):
     assert matplotlib.image.imread(tmp_path / "learning_curves.png").std() > 0.05
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("Path-SGD", "unbalanced", "test", "%"))
+
+
+def interrupt_at_once(*run):
+    raise KeyboardInterrupt
+
+
+def test_the_smoke_preset_trains_with_and_without_dropout(tmp_path):
+    assert main(["--preset=smoke", "--batch-size=10", f"--output={tmp_path}"]) == 0
+    names = "optimizer", "init", "dropout", "epoch"
+    assert [tuple(map(record.get, names)) for record in results(tmp_path)[0]] == [
+        (optimizer, init, dropout, epoch)
+        for dropout in (0.0, 0.5)
+        for optimizer in ("sgd", "path_sgd")
+        for init in train.INITS
+        for epoch in (1, 2)
+    ]
+
+
+def test_the_papers_preset_has_its_sizes_and_optimizers(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(jobs, "prepare", lambda *x, **y: seen.append(x[0]) or (0, 0))
+    monkeypatch.setattr(jobs, "run", interrupt_at_once)
+    assert main(["--preset=paper", "--dataset=svhn", "--dropout=0.5"]) == 130
+    (options,) = seen
+    assert (options.dataset, options.width, options.dropout) == ("svhn", 4000, [0.5])
+    assert {"sgd", "adagrad", "path_sgd"} <= set(options.optimizers)
+    assert options.batch_size == 100
 
 
 def test_step_sizes_are_chosen_on_points_that_are_not_tested_on(tmp_path, monkeypatch):
@@ -152,6 +180,14 @@ def test_an_interrupted_command_goes_on(tmp_path, interrupt, capsys, count, reco
     assert results(part) == results(whole)
     for path, content in zip(files, before, strict=True):
         assert path.read_bytes().startswith(content)
+
+
+def test_step_sizes_in_one_program_leave_the_same(tmp_path, monkeypatch):
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    command(alone)
+    monkeypatch.setattr(jobs, "groups", lambda task, make, rates: [rates])
+    command(together)
+    assert results(together) == results(alone)
 
 
 def test_a_finished_command_trains_nothing(tmp_path, untrained):

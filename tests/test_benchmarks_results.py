@@ -97,7 +97,15 @@ def test_other_settings_are_refused_and_the_same_go_on(tmp_path):
     open_folder(tmp_path, SETTINGS).curves.append(record())
     with pytest.raises(ValueError, match=r"curves of width 8, not 9, which can't be"):
         open_folder(tmp_path, SETTINGS | {"width": 9})
+    with pytest.raises(ValueError, match=r"curves of network None, not resnet"):
+        open_folder(tmp_path, SETTINGS | {"network": "resnet"})
     assert open_folder(tmp_path, SETTINGS).curves.read() == [record()]
+
+
+def test_a_setting_that_is_not_asked_for_is_refused(tmp_path):
+    open_folder(tmp_path, SETTINGS | {"network": "resnet"})
+    with pytest.raises(ValueError, match=r"curves of network resnet, not None"):
+        open_folder(tmp_path, SETTINGS)
 
 
 def test_curves_without_settings_are_refused(tmp_path):

@@ -44,7 +44,7 @@ def results(*arguments, **options):
 
 
 def test_balanced_weights_are_gaussian_over_the_root_of_the_fan_in():
-    params = train.initialize(task(width=400), "balanced", seed=0)
+    params = train.initialize(task(width=400), "balanced", seed=0)["params"]
     for layer in params.values():
         kernel = np.asarray(layer["kernel"])
         scaled = kernel * np.sqrt(len(kernel))
@@ -58,7 +58,7 @@ def test_balanced_weights_are_gaussian_over_the_root_of_the_fan_in():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_unbalanced_weights_are_of_the_same_function(seed):
     balanced, unbalanced = (
-        train.initialize(task(width=40), init, seed) for init in train.INITS
+        train.initialize(task(width=40), init, seed)["params"] for init in train.INITS
     )
     logits = [
         train.model_of(task(width=40)).apply({"params": params}, TINY.train_images)
@@ -136,7 +136,8 @@ def test_measurements_are_means_over_all_points(monkeypatch, at_once):
     monkeypatch.setattr(train, "MEASURED_AT_ONCE", at_once)
     # A width of its own, so that it is compiled for this test.
     own = task(width=at_once % 100 + 20)
-    params, model = train.initialize(own, "balanced", seed=0), train.model_of(own)
+    params = train.initialize(own, "balanced", seed=0)["params"]
+    model = train.model_of(own)
     loss, error = train.measure(model, params, TINY.train_images, TINY.train_labels)
     logits = model.apply({"params": params}, TINY.train_images)
     expected = optax.softmax_cross_entropy_with_integer_labels(
@@ -148,7 +149,7 @@ def test_measurements_are_means_over_all_points(monkeypatch, at_once):
 
 def test_measurements_are_of_the_whole_sets_without_dropout():
     still = run(rate=0.0, dropout=0.5, epochs=1)[0]
-    params = train.initialize(task(), "balanced", seed=0)
+    params = train.initialize(task(), "balanced", seed=0)["params"]
     model = train.model_of(task())
     trained, tested = (
         train.measure(model, params, *data) for data in (TINY[1:3], TINY[3:5])
@@ -180,17 +181,3 @@ def test_step_sizes_share_one_compilation():
         run(make, rate, epochs=2)
     # One optimizer a run for its first state, and one for the compilation.
     assert next(made) == 3 + 1
-
-
-@pytest.mark.parametrize(
-    ("errors", "rate"),
-    [
-        ({1.0: [0.3, 0.2, 0.2], 0.1: [0.2, 0.1, 0.3]}, 0.1),  # lower
-        ({1.0: [0.5, 0.4, 0.1], 0.1: [0.5, 0.1, 0.4]}, 0.1),  # as low, faster
-        ({0.1: [0.5, 0.1, 0.1], 1.0: [0.5, 0.1, 0.4]}, 1.0),  # as fast, larger
-        ({1.0: [1.0, 1.0], 0.1: [0.9, 0.8]}, 0.1),  # diverged
-        ({1.0: [0.1, 1.0], 0.1: [0.9, 0.2]}, 1.0),  # diverged later
-    ],
-)
-def test_the_fastest_to_the_minimum_error_is_chosen(errors, rate):
-    assert train.fastest(errors) == rate

@@ -5,7 +5,7 @@ import json
 import matplotlib.image
 import pytest
 
-from benchmarks import learning_curves, train
+from benchmarks import jobs, train
 from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.unbalanced import main
 
@@ -59,7 +59,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     def interrupt(*run):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(learning_curves, "run", interrupt)
+    monkeypatch.setattr(jobs, "run", interrupt)
     assert command(tmp_path) == 130
     assert "goes on from there" in capsys.readouterr().err
 

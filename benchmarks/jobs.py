@@ -1,0 +1,204 @@
+"""The runs behind learning curves: step sizes chosen as in the paper, then training.
+
+What is recorded is not done again.
+"""
+
+import argparse
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from benchmarks import commands, datasets, results, train
+from benchmarks.architectures import PERCEPTRON, Architecture
+from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.step_sizes import fastest, groups, validation_errors
+
+
+SEARCH_SEED = 0
+
+
+class Job(NamedTuple):
+    """All runs of one optimizer from one kind of start."""
+
+    task: train.Task
+    optimizer: str
+    init: str
+    make: train.MakeOptimizer
+
+    @property
+    def series(self) -> results.Series:
+        """What the results are recorded under."""
+        task = self.task
+        return results.Series(
+            task.dataset.name, self.optimizer, self.init, task.dropout
+        )
+
+    @property
+    def label(self) -> str:
+        """What the progress bar calls it."""
+        label = f"{OPTIMIZERS[self.optimizer].label}, {self.init}"
+        return f"{label}, dropout {self.task.dropout:g}" if self.task.dropout else label
+
+    @property
+    def validation(self) -> "Job":
+        """The same job on the points that are left without the validation points."""
+        held_out = datasets.hold_out(self.task.dataset)
+        return self._replace(task=self.task._replace(dataset=held_out))
+
+    def train(self, rate: float, seed: int, epochs: int) -> Iterator[train.Measurement]:
+        """One run."""
+        return train.train(self.task, self.make, rate, self.init, seed, epochs)
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the sizes of a network and of its training."""
+    add = parser.add_argument
+    add("--width", type=commands.positive, help="units or channels of a layer")
+    add(
+        "--batch-size",
+        type=commands.positive,
+        default=100,
+        help="points of a minibatch",
+    )
+    add("--epochs", type=commands.positive, help="epochs of a curve")
+    add(
+        "--search-epochs",
+        type=commands.positive,
+        help="epochs of training for the choice of a step size",
+    )
+    add("--seeds", type=commands.positive, help="how many runs make a curve")
+
+
+def prepare(
+    options: argparse.Namespace, command: str, **further: str
+) -> tuple[datasets.Dataset, results.Folder]:
+    """Loads the data and opens the folder that a command named in its options.
+
+    Args:
+      options: the arguments that `add_training_arguments` adds, and those of the data.
+      command: the name of the command and of its picture.
+      **further: what else all the curves in the folder have in common.
+
+    Returns:
+      The data set, and the files to record results in.
+
+    Raises:
+      ValueError: if the data, the folder or the options don't fit together.
+      OSError: if a file can't be read or written.
+    """
+    dataset = _load(options)
+    names = "width", "batch_size", "search_epochs"
+    settings = {name: vars(options)[name] for name in names} | further
+    folder = results.open_folder(options.output, settings, f"{command}.png")
+    results.record_run(options.output, command, vars(options))
+    return dataset, folder
+
+
+def _load(options: argparse.Namespace) -> datasets.Dataset:
+    dataset = commands.load(options)
+    points = len(datasets.hold_out(dataset).train_labels)
+    if options.batch_size > points:
+        raise ValueError(
+            f"--batch-size {options.batch_size} is more than the {points} points of "
+            f"{dataset.name} that the choice of a step size trains on."
+        )
+    return dataset
+
+
+def run(
+    options: argparse.Namespace,
+    dataset: datasets.Dataset,
+    folder: results.Folder,
+    architecture: Architecture = PERCEPTRON,
+) -> None:
+    """Chooses step sizes and trains, where that isn't recorded yet.
+
+    Args:
+      options: those of `prepare`, the ``optimizers`` and the ``dropout``.
+      dataset: what to learn.
+      folder: where the results are recorded.
+      architecture: the kind of network.
+    """
+    jobs = list(_jobs(options, dataset, architecture))
+    with commands.progress() as progress:
+        total = sum(_epochs(job, options) for job in jobs)
+        bar = progress.add_task("", total=total)
+        for job in jobs:
+            progress.update(bar, description=job.label)
+            for epochs in _work(job, options, folder):
+                progress.advance(bar, epochs)
+
+
+def _jobs(
+    options: argparse.Namespace, dataset: datasets.Dataset, architecture: Architecture
+) -> Iterator[Job]:
+    names = dict.fromkeys(options.optimizers)
+    for dropout in dict.fromkeys(options.dropout):
+        task = train.Task(
+            dataset, options.width, dropout, options.batch_size, architecture
+        )
+        paths = train.paths_of(task)
+        for name in names:
+            # One for both starts, which then share a compilation.
+            make = OPTIMIZERS[name].on(paths)
+            yield from (Job(task, name, init, make) for init in train.INITS)
+
+
+def _epochs(job: Job, options: argparse.Namespace) -> int:
+    tried = len(OPTIMIZERS[job.optimizer].learning_rates)
+    return int(tried * options.search_epochs + options.seeds * options.epochs)
+
+
+def _work(
+    job: Job, options: argparse.Namespace, folder: results.Folder
+) -> Iterator[int]:
+    """Chooses the step size and trains, yielding how many epochs are done anew."""
+    yield from _search(job, options.search_epochs, folder.step_sizes)
+    rate = fastest(_tried(job, folder.step_sizes))
+    for seed in range(options.seeds):
+        yield from _train(job, rate, seed, options.epochs, folder.curves)
+
+
+def _tried(
+    job: Job, step_sizes: results.Journal[results.Candidate]
+) -> dict[float, list[float]]:
+    return {
+        candidate.learning_rate: candidate.validation_errors
+        for candidate in step_sizes.read()
+        if candidate[:4] == job.series
+    }
+
+
+def _search(
+    job: Job, epochs: int, step_sizes: results.Journal[results.Candidate]
+) -> Iterator[int]:
+    tried, task = _tried(job, step_sizes), job.validation.task
+    rates = OPTIMIZERS[job.optimizer].learning_rates
+    missing = [rate for rate in rates if rate not in tried]
+    yield epochs * (len(rates) - len(missing))
+    for group in groups(task, job.make, missing):
+        errors = []
+        for measured in validation_errors(
+            task, job.make, group, job.init, SEARCH_SEED, epochs
+        ):
+            errors.append(measured)
+            yield len(group)
+        for rate, column in zip(group, zip(*errors, strict=True), strict=True):
+            step_sizes.append(results.Candidate(*job.series, rate, list(column)))
+
+
+def _train(
+    job: Job,
+    rate: float,
+    seed: int,
+    epochs: int,
+    curves: results.Journal[results.Record],
+) -> Iterator[int]:
+    run = (*job.series, seed, rate)
+    recorded = {record.epoch for record in curves.read() if record[:6] == run}
+    if recorded.issuperset(range(1, epochs + 1)):
+        yield epochs
+        return
+    for measurement in job.train(rate, seed, epochs):
+        if measurement.epoch not in recorded:
+            curves.append(results.Record(*run, *measurement))
+        yield 1
