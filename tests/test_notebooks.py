@@ -25,8 +25,9 @@ def sources(notebook):
 
 
 def test_runs_from_a_fresh_kernel(path, monkeypatch, tmp_path):
-    # Not the simulated devices of the other tests.
+    # One device, and programs that take longer to optimise than to run.
     monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     monkeypatch.setenv("PATHSGD_PRESET", "smoke")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = jupytext.read(path)
