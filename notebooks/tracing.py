@@ -1,0 +1,390 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     notebook_metadata_filter: -jupytext.text_representation.jupytext_version
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pathsgd_optax/blob/main/notebooks/tracing.ipynb)
+#
+# # Tracing your own network
+#
+# To divide a gradient by $\gamma$, Path-SGD has to know which weights lie on which
+# paths. For a stack of `Dense` layers it reads that off the parameters. For anything
+# else you *trace* the network once: its function is looked at, operation by operation,
+# without being run. The result is an immutable object that every optimizer and measure
+# of this package takes.
+
+# %%
+import importlib.util
+
+
+if importlib.util.find_spec("pathsgd_optax") is None:
+    # Where JAX has a plug-in for a GPU or a TPU, both need the same version.
+    plugins = {"jax_cuda12_plugin": "cuda12", "libtpu": "tpu"}
+    extras = ",".join(plugins[x] for x in plugins if importlib.util.find_spec(x))
+    source = "git+https://github.com/OWNER/pathsgd_optax"
+    # %pip install --quiet "jax[{extras}]" "pathsgd-optax[benchmarks] @ {source}"
+
+# %%
+import os
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from flax import linen as nn, nnx
+from jax.extend.core import primitives
+from sklearn.datasets import load_digits
+
+import pathsgd_optax as pathsgd
+
+
+SMOKE = os.environ.get("PATHSGD_PRESET") == "smoke"  # short, for the tests
+EPOCHS = 1 if SMOKE else 5
+
+# %% [markdown]
+# ## A convolutional network with BatchNorm
+#
+# Eight by eight pixels, two convolutions of which the second is skipped by a shortcut,
+# and a linear layer.
+
+
+# %%
+class ConvNet(nn.Module):
+    """A small residual network for images of digits."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        def norm(x):
+            return nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+
+        x = nn.relu(norm(nn.Conv(16, (3, 3), use_bias=False)(x)))
+        x = x + nn.relu(norm(nn.Conv(16, (3, 3), use_bias=False)(x)))
+        x = nn.max_pool(x, (2, 2), (2, 2))
+        return nn.Dense(10)(x.mean((1, 2)))
+
+
+images, labels = load_digits(return_X_y=True)
+images = jnp.asarray(images.reshape(-1, 8, 8, 1) / 16, jnp.float32)
+labels = jnp.asarray(labels, jnp.int32)
+
+model = ConvNet()
+variables = model.init(jax.random.key(0), images[:1], train=False)
+network = pathsgd.trace_linen(model, variables, images[:1], train=False)
+print(network.summary())
+
+# %% [markdown]
+# Trace a network **as it is evaluated**: without dropout, and with BatchNorm on its
+# running averages, where it's a linear function. The *role* says what a parameter is
+# to the paths. A weight is multiplied by what flows through; a bias starts a new path,
+# from an extra input that is always 1.
+#
+# ## Constants
+#
+# The running averages are no parameters, but $\gamma$ depends on them. They are this
+# network's *constants*, and whatever looks at its paths has to be given their present
+# values:
+
+# %%
+params, constants = variables["params"], {"batch_stats": variables["batch_stats"]}
+print(network.summary(params, constants=constants))
+
+# %% [markdown]
+# The last column tells which parameters matter. The *share* of a parameter is the part
+# of $\phi^2$ that comes from paths through it,
+#
+# $$\text{share} = \frac{1}{\phi^2} \sum_e \gamma(w, e) \, w_e^2,$$
+#
+# A shortcut leads around the second convolution, and so its share is smaller than that
+# of the first. Biases are 0 when they are made, and have no share yet. The formula
+# gives the same numbers as the table:
+
+
+# %%
+def path_shares(params, constants):
+    phi = pathsgd.path_norm(network, params, constants=constants)
+    gammas = pathsgd.path_scaling(network, params, constants=constants)
+    shares = jax.tree.map(lambda w, gamma: (gamma * w**2).sum(), params, gammas)
+    return {
+        " ".join(key.key for key in path): share / phi**2
+        for path, share in jax.tree.leaves_with_path(shares)
+    }
+
+
+before = path_shares(params, constants)
+for name, share in before.items():
+    print(f"{name:18} {share:6.1%}")
+
+# %% [markdown]
+# ## Training it
+#
+# A training step works with batch statistics, and returns new running averages. Give
+# the present ones to `update`, as `constants=`; everything else is as usual. If you
+# forget them, an error says so.
+#
+# A kernel of a convolution is used at every pixel, and $\gamma$ sums over all of these
+# uses. So $\gamma$ and $\phi$ grow with the size of the image. `normalize=True` divides
+# by $\gamma / \phi^2$ instead of $\gamma$, so that the step size needn't.
+
+# %%
+optimizer = pathsgd.path_sgd(0.001, network, momentum=0.9, normalize=True)
+
+
+def objective(params, batch_stats, batch):
+    logits, changed = model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        images[batch],
+        train=True,
+        mutable=["batch_stats"],
+    )
+    losses = pathsgd.truncated_softmax_cross_entropy(logits, labels[batch])
+    return losses.mean(), changed["batch_stats"]
+
+
+@jax.jit
+def train_epoch(carry, key):
+    def step(carry, batch):
+        params, batch_stats, state = carry
+        (loss, new_stats), grads = jax.value_and_grad(objective, has_aux=True)(
+            params, batch_stats, batch
+        )
+        updates, state = optimizer.update(
+            grads, state, params, constants={"batch_stats": batch_stats}
+        )
+        params = optax.apply_updates(params, updates)
+        return (params, new_stats, state), loss
+
+    order = jax.random.permutation(key, len(images))
+    return jax.lax.scan(step, carry, order[:1750].reshape(-1, 50))
+
+
+carry, losses = (params, variables["batch_stats"], optimizer.init(params)), []
+for key in jax.random.split(jax.random.key(1), EPOCHS):
+    carry, epoch_losses = train_epoch(carry, key)
+    losses.extend(epoch_losses.tolist())
+params, batch_stats, _ = carry
+constants = {"batch_stats": batch_stats}
+
+# %%
+after = path_shares(params, constants)
+figure, (left, right) = plt.subplots(
+    1, 2, figsize=(10.5, 3.8), layout="constrained", width_ratios=(1, 1.2)
+)
+left.plot(losses, color="#D55E00", linewidth=1.8)
+left.set(xlabel="step", ylabel="objective (cross-entropy)")
+left.grid(color="0.92")
+rows = np.arange(len(before))
+right.barh(rows - 0.2, before.values(), 0.4, color="0.7", label="before training")
+right.barh(rows + 0.2, after.values(), 0.4, color="#D55E00", label="after training")
+right.set_yticks(rows, before)
+right.invert_yaxis()
+right.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+right.set(xlabel="share of the path mass")
+figure.legend(
+    *right.get_legend_handles_labels(),
+    loc="outside upper right",
+    ncols=2,
+    frameon=False,
+)
+for axes in (left, right):
+    axes.spines[["top", "right"]].set_visible(False)
+plt.show()
+
+# %% [markdown]
+# ## An nnx model
+#
+# `trace_nnx` takes the model itself, and looks at it in evaluation mode; the model
+# stays as it is. Its parameters are `nnx.state(model, nnx.Param)`, and its constants
+# `nnx.state(model, nnx.BatchStat)`. `nnx.Optimizer` hands extra arguments on to
+# `update`.
+
+
+# %%
+class Net(nnx.Module):
+    """A convolution, BatchNorm, and a linear layer."""
+
+    def __init__(self, rngs):
+        self.conv = nnx.Conv(1, 16, (3, 3), rngs=rngs)
+        self.norm = nnx.BatchNorm(16, rngs=rngs)
+        self.linear = nnx.Linear(16, 10, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.conv(x)))
+        return self.linear(x.mean((1, 2)))
+
+
+net = Net(nnx.Rngs(0))
+net_paths = pathsgd.trace_nnx(net, images[:1])
+net_optimizer = nnx.Optimizer(
+    net, pathsgd.path_adam(0.01, net_paths, normalize=True), wrt=nnx.Param
+)
+
+
+@nnx.jit
+def train_step(net, net_optimizer, x, y):
+    averages = nnx.state(net, nnx.BatchStat)
+
+    def objective(net):
+        return pathsgd.truncated_softmax_cross_entropy(net(x), y).mean()
+
+    loss, grads = nnx.value_and_grad(objective)(net)
+    net_optimizer.update(net, grads, constants=averages)
+    return loss
+
+
+for step in range(20):
+    loss = train_step(net, net_optimizer, images[:200], labels[:200])
+    if step % 5 == 0:
+        print(f"step {step:2}  objective {loss:.3f}")
+print(
+    net_paths.summary(
+        nnx.state(net, nnx.Param), constants=nnx.state(net, nnx.BatchStat)
+    )
+)
+
+# %% [markdown]
+# ## Any function
+#
+# Both are short for `trace_network(apply_fn, params, x)`, which takes any JAX function
+# of a tree of parameters and a batch of inputs. Here is one with a parameter that no
+# path runs through: the slope of a PReLU acts on negative inputs only, and a path runs
+# through the positive side. It's listed with the role "no path".
+
+
+# %%
+def prelu_network(params, x):
+    x = x @ params["first"]
+    x = jnp.where(x > 0, x, params["slope"] * x)
+    return x @ params["second"]
+
+
+first, second = jax.random.split(jax.random.key(2))
+prelu_params = {
+    "first": jax.random.normal(first, (64, 32)) / 8,
+    "slope": jnp.array(0.25),
+    "second": jax.random.normal(second, (32, 10)) / 6,
+}
+prelu_paths = pathsgd.trace_network(prelu_network, prelu_params, jnp.ones((1, 64)))
+print(prelu_paths.summary(prelu_params))
+
+# %% [markdown]
+# Path-SGD leaves such a parameter's gradient as it is. If it should have an optimizer
+# of its own, name a `fallback`. The same can be done by hand with the network's
+# `labels`.
+
+# %%
+with_fallback = pathsgd.path_sgd(0.1, prelu_paths, fallback=optax.adam(0.001))
+by_hand = optax.partition(
+    {"path": pathsgd.path_sgd(0.1, prelu_paths), "no path": optax.adam(0.001)},
+    prelu_paths.labels,
+)
+print(prelu_paths.labels())
+
+gradients = jax.tree.map(jnp.ones_like, prelu_params)
+for optimizer in (with_fallback, by_hand):
+    updates, _ = optimizer.update(gradients, optimizer.init(prelu_params), prelu_params)
+    print(f"slope {updates['slope']:.4f}, a weight {updates['first'][0, 0]:.4f}")
+
+# %% [markdown]
+# ## When there are no paths
+#
+# Paths go through operations that a positive factor passes unchanged: if the inputs are
+# doubled, so are the outputs. LayerNorm isn't like that, nor is a softmax, nor is
+# BatchNorm while it trains. The error names the operation and its place, the module or
+# the line, and says what to do.
+
+
+# %%
+def try_to_trace(module):
+    x = jnp.ones((2, 8))
+    try:
+        pathsgd.trace_linen(module, module.init(jax.random.key(0), x), x)
+    except ValueError as error:
+        print(f"{error}\n")
+
+
+try_to_trace(nn.Sequential([nn.Dense(8), nn.LayerNorm(), nn.relu, nn.Dense(2)]))
+try_to_trace(nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2), nn.softmax]))
+try_to_trace(nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=False)]))
+
+# %% [markdown]
+# ## Teaching it an operation
+#
+# GroupSort is an activation that sorts the units two by two. A positive factor passes
+# it, so it has paths, but `jax.lax.sort` is an operation that this package doesn't
+# know.
+
+
+# %%
+def group_sort_network(params, x):
+    x = x @ params["first"]
+    pairs = x.reshape(len(x), -1, 2)
+    return jnp.sort(pairs).reshape(x.shape) @ params["second"]
+
+
+sort_params = {name: prelu_params[name] for name in ("first", "second")}
+try:
+    pathsgd.trace_network(group_sort_network, sort_params, jnp.ones((1, 64)))
+except ValueError as error:
+    print(error)
+
+# %% [markdown]
+# A path rule says what an operation does to the *mass* of the paths that lead to a
+# value: the sum of $\prod |w_e|^p$. Each result of a sort may come from any of the
+# values that are sorted, as that of a maximum may, so that it gets the paths of them
+# all. The rule is registered once for the session, and can't be replaced: run the cell
+# twice, and an error says that the rule is there.
+
+
+# %%
+def sort_masses(mass, *, dimension, **_):
+    total = mass.sum(dimension, keepdims=True)
+    return [jnp.broadcast_to(total, mass.shape)]
+
+
+pathsgd.register_path_rule(primitives.sort_p, sort_masses)
+
+# %%
+sort_paths = pathsgd.trace_network(group_sort_network, sort_params, jnp.ones((1, 64)))
+print(sort_paths.summary(sort_params))
+
+# %% [markdown]
+# Is it right? If a pair of units is rescaled as one, the function stays the same, and a
+# step of Path-SGD should lead to the same function, too.
+
+# %%
+factors = jnp.repeat(2.0 ** jnp.arange(-8, 8), 2)  # one for each pair
+twin_params = {
+    "first": sort_params["first"] * factors,
+    "second": sort_params["second"] / factors[:, None],
+}
+x = images[:100].reshape(100, 64)
+
+
+def step(optimizer, params):
+    def objective(params):
+        logits = group_sort_network(params, x)
+        return pathsgd.truncated_softmax_cross_entropy(logits, labels[:100]).mean()
+
+    grads = jax.grad(objective)(params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    return group_sort_network(optax.apply_updates(params, updates), x)
+
+
+for name, optimizer in {
+    "Path-SGD": pathsgd.path_sgd(0.1, sort_paths),
+    "SGD": optax.sgd(0.1),
+}.items():
+    apart = jnp.abs(step(optimizer, sort_params) - step(optimizer, twin_params)).max()
+    print(f"{name:8} largest difference of outputs after a step: {apart:.3g}")
