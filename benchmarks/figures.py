@@ -135,7 +135,7 @@ def unbalanced(records: Iterable[Record], updates: Iterable[ToyUpdate]) -> Figur
     _scale_objective(axes)
     tasks = ", ".join(dict.fromkeys(series.task for series in drawn))
     axes.set_title(f"(a) {tasks}", loc="left", fontweight="bold")
-    _add_legend(left, drawn, rows=2)
+    _add_legend(left, drawn, columns=2)
     _draw_updates(right, list(updates))
     return figure
 
@@ -271,7 +271,7 @@ def _scale_errors(axes: Axes) -> None:
 
 
 def _add_legend(
-    figure: Figure | SubFigure, drawn: Mapping[Series, Curve], rows: int = 1
+    figure: Figure | SubFigure, drawn: Mapping[Series, Curve], columns: int = 6
 ) -> None:
     used = dict.fromkeys(series.optimizer for series in drawn)
     optimizers = [
@@ -283,6 +283,7 @@ def _add_legend(
         for init, style in STYLES.items()
     ]
     handles = [*optimizers, *inits]
+    rows = math.ceil(len(handles) / columns)
     figure.legend(
         handles=handles,
         loc="outside upper center",
