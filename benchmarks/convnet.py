@@ -20,7 +20,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 20,
         "search_epochs": 5,
         "seeds": 3,
-        "optimizers": optimizers.DEFAULT,
+        "optimizers": (*optimizers.DEFAULT, "path_adagrad", "path_adam"),
     },
     "smoke": {
         "width": 2,

@@ -283,6 +283,7 @@ def _add_legend(
         for init, style in STYLES.items()
     ]
     handles = [*optimizers, *inits]
+    rows = math.ceil(len(handles) / columns)
     figure.legend(
         handles=handles,
         loc="outside upper center",

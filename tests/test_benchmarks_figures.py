@@ -101,6 +101,16 @@ def test_the_legend_names_what_is_drawn():
     ]
 
 
+@pytest.mark.parametrize("count", [4, 6, 8])
+def test_the_legend_is_whole_whatever_it_names(count):
+    figure = learning_curves(records(tuple(OPTIMIZERS)[:count]))
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    extent = legend.get_window_extent()
+    assert 0 <= extent.x0 and extent.x1 <= figure.bbox.x1
+    assert max(axes.get_window_extent().y1 for axes in figure.axes) < extent.y0
+
+
 @pytest.mark.parametrize("loss", [math.nan, 0.0])
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_losses_that_no_logarithm_has_leave_a_figure(tmp_path, loss, seeds):
