@@ -287,7 +287,7 @@ def _add_legend(
     figure.legend(
         handles=handles,
         loc="outside upper center",
-        ncols=min(columns, len(handles)),
+        ncols=math.ceil(len(handles) / rows),
         frameon=False,
         handlelength=3,
     )
