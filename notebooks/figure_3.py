@@ -45,7 +45,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import display
 
-from benchmarks import datasets, figures, results, train
+from benchmarks import datasets, figures, results, step_sizes, train
 from benchmarks.optimizers import OPTIMIZERS
 
 
@@ -143,14 +143,14 @@ def search(name, init):
     }
 
 
-step_sizes = {}
+chosen = {}
 for name in setting["rates"]:
     for init in train.INITS:
         errors = search(name, init)
-        step_sizes[name, init] = train.fastest(errors)
+        rate = step_sizes.fastest(errors)
+        chosen[name, init] = rate
         tried = "  ".join(f"{rate:g}: {min(e):.1%}" for rate, e in errors.items())
-        chosen = step_sizes[name, init]
-        print(f"{OPTIMIZERS[name].label:9} {init:11} takes {chosen:<8g} of  {tried}")
+        print(f"{OPTIMIZERS[name].label:9} {init:11} takes {rate:<8g} of  {tried}")
 
 # %% [markdown]
 # Path-SGD takes the same step size from both starts, and sees the same errors. It
@@ -164,7 +164,7 @@ for name in setting["rates"]:
 # %%
 records = [
     results.Record(dataset.name, name, init, task.dropout, seed, rate, *measurement)
-    for (name, init), rate in step_sizes.items()
+    for (name, init), rate in chosen.items()
     for seed in range(setting["seeds"])
     for measurement in train.train(
         task, OPTIMIZERS[name].make, rate, init, seed, setting["epochs"]
