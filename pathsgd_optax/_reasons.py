@@ -14,7 +14,8 @@ PRODUCT = (
 STATISTICS = (
     "it squares a value that depends on the inputs, as the statistics of LayerNorm, of "
     "GroupNorm, and of BatchNorm in training mode do. Run BatchNorm on its running "
-    "averages: train=False or use_running_average=True, or model.eval() in nnx."
+    "averages: train=False or use_running_average=True, or model.eval() in nnx. The "
+    "others have none: BatchNorm in their place has paths."
 )
 RANDOM = (
     "it draws random numbers: dropout is active. Trace the network without it: "
