@@ -35,6 +35,13 @@ def _x64(request):
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _programs():
+    """Lets go of a module's programs, of which a worker else keeps gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def _optimizations(request):
     """Many small programs take longer to optimise than to run."""
