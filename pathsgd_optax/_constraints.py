@@ -1,6 +1,7 @@
 """What keeps training within bounds: clipping, and a penalty on the path norm."""
 
 import math
+from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
@@ -12,7 +13,7 @@ from pathsgd_optax._network import PathNetwork
 from pathsgd_optax._scaled import Scaled, log, scale_by_power_of_two
 from pathsgd_optax._scaling import PathScaler
 from pathsgd_optax._types import Params, Scalar, check_non_negative
-from pathsgd_optax._updates import is_hidden, path_metric
+from pathsgd_optax._updates import is_hidden, map_on_paths, path_metric
 
 
 def clip_by_path_metric(
@@ -66,34 +67,19 @@ def clip_by_path_metric(
     """
     scaler = PathScaler(network, p, normalize)
 
-    def init_fn(params: Params) -> optax.EmptyState:
-        scaler.init(params)
-        return optax.EmptyState()
-
-    def update_fn(
-        updates: optax.Updates,
-        state: optax.EmptyState,
-        params: Params | None = None,
-        *,
-        constants: Any = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.EmptyState]:
-        del extra_args
-        paths = scaler.checked(updates, params, constants)
-        scaling = paths.scaling(params, scaler.p, normalize, constants)
-        roots = scaler.roots(params, scaling)
+    def change(
+        updates: optax.Updates, network: PathNetwork, params: Params, constants: Any
+    ) -> optax.Updates:
+        scaling = network.scaling(params, scaler.p, normalize, constants)
+        roots = scaler.roots(network, params, scaling)
         metric = path_metric(updates, roots)
         largest = jnp.asarray(max_norm, metric.dtype)
         factor = largest / jnp.maximum(metric, largest)
+        return map_on_paths(
+            lambda update, _: update * factor.astype(update.dtype), updates, roots
+        )
 
-        def clip(update: Any, factors: Any) -> Any:
-            if is_hidden(update) or not factors:
-                return update
-            return update * factor.astype(update.dtype)
-
-        return jax.tree.map(clip, updates, roots, is_leaf=is_hidden), state
-
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return _stateless(scaler, change)
 
 
 def add_path_norm_penalty(
@@ -142,8 +128,33 @@ def add_path_norm_penalty(
     """
     scaler, (mantissa, exponent) = PathScaler(network, p), _parts(strength)
 
+    def change(
+        updates: optax.Updates, network: PathNetwork, params: Params, constants: Any
+    ) -> optax.Updates:
+        slopes, phi = _slopes_of_log(network, params, scaler.p, constants)
+        size = 2 * jnp.asarray(mantissa, phi.mantissa.dtype) * phi.mantissa**2
+
+        def add(update: Any, slope: Any) -> Any:
+            if is_hidden(update) or is_hidden(slope):
+                return update
+            penalty = scale_by_power_of_two(
+                size * slope.astype(size.dtype), 2 * phi.exponent + exponent
+            )
+            return (update.astype(size.dtype) + penalty).astype(update.dtype)
+
+        return jax.tree.map(add, updates, slopes, is_leaf=is_hidden)
+
+    return _stateless(scaler, change)
+
+
+def _stateless(
+    scaler: PathScaler,
+    change: Callable[[optax.Updates, PathNetwork, Params, Any], optax.Updates],
+) -> optax.GradientTransformationExtraArgs:
+    """``change`` as a transformation, whose arguments are checked first."""
+
     def init_fn(params: Params) -> optax.EmptyState:
-        scaler.init(params)
+        scaler.check(params)
         return optax.EmptyState()
 
     def update_fn(
@@ -155,19 +166,8 @@ def add_path_norm_penalty(
         **extra_args: Any,
     ) -> tuple[optax.Updates, optax.EmptyState]:
         del extra_args
-        paths = scaler.checked(updates, params, constants)
-        slopes, phi = _slopes_of_log(paths, params, scaler.p, constants)
-        size = 2 * jnp.asarray(mantissa, phi.mantissa.dtype) * phi.mantissa**2
-
-        def add(update: Any, slope: Any) -> Any:
-            if is_hidden(update) or is_hidden(slope):
-                return update
-            penalty = scale_by_power_of_two(
-                size * slope.astype(size.dtype), 2 * phi.exponent + exponent
-            )
-            return (update.astype(size.dtype) + penalty).astype(update.dtype)
-
-        return jax.tree.map(add, updates, slopes, is_leaf=is_hidden), state
+        network = scaler.checked(updates, params, constants)
+        return change(updates, network, params, constants), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

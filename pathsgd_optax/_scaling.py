@@ -87,19 +87,24 @@ class PathScaler:
     def __post_init__(self) -> None:
         """Checks the arguments of the transformations."""
         object.__setattr__(self, "p", check_norm_order(self.p))
-        check_non_negative(self.damping, "damping")
+        damping = check_non_negative(self.damping, "damping")
+        object.__setattr__(self, "damping", damping)
         check_count(self.update_every, "update_every")
 
     def init(self, params: Params) -> ScaleByPathNormState:
         """The state before the first step; raises where params aren't the network's."""
-        if not is_placeholder(params):
-            check_leaves(self.resolve(params), params)
+        self.check(params)
         zero = jnp.zeros((), path_dtype(*jax.tree.leaves(params)))
         metric = zero if self.monitor else None
         if self.update_every is None:
             return ScaleByPathNormState(zero, metric, None, None)
         nothing = self._nothing(params)
         return ScaleByPathNormState(zero, metric, jnp.zeros((), jnp.int32), nothing)
+
+    def check(self, params: Params) -> None:
+        """Raises a ValueError where params aren't the network's."""
+        if not is_placeholder(params):
+            check_leaves(self.resolve(params), params)
 
     def step(
         self,
@@ -115,7 +120,7 @@ class PathScaler:
             return network.scaling(params, self.p, self.normalize, constants)
 
         scaling, state = self._refreshed(state, compute)
-        roots = self.roots(params, scaling)
+        roots = self.roots(network, params, scaling)
         metric = path_metric(updates, roots) if self.monitor else None
         norm = log(scaling.norm)
         return roots, state._replace(log_path_norm=norm, path_metric=metric)
@@ -131,10 +136,10 @@ class PathScaler:
         check_updates(updates, params)
         return network
 
-    def roots(self, params: Params, scaling: Scaling) -> Roots:
+    def roots(self, network: PathNetwork, params: Params, scaling: Scaling) -> Roots:
         """The factors of the scaling, damped, where the mask has them."""
         factors = [_damped(factors, self.damping) for factors in scaling.inverse_roots]
-        spread_out = spread(self.resolve(params), factors, params, hidden=())
+        spread_out = spread(network, factors, params, hidden=())
         return jax.tree.map(
             lambda keep, factors: factors if keep else (),
             self._kept(params),
@@ -149,7 +154,7 @@ class PathScaler:
         if network.constants is not None:
             return params
         scaling = network.scaling(params, self.p, self.normalize)
-        return divide(params, self.roots(params, scaling))
+        return divide(params, self.roots(network, params, scaling))
 
     def resolve(self, params: Params) -> PathNetwork:
         """The network: the given one, or the layered one of the parameters."""

@@ -46,13 +46,12 @@ def check_non_negative(value: float, name: str) -> float:
     return float(value)
 
 
-def check_count(value: int | None, name: str) -> int | None:
-    """Returns ``value``, or raises where it is neither None nor a positive int."""
+def check_count(value: int | None, name: str) -> None:
+    """Raises a ValueError where ``value`` is neither None nor a positive int."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
         raise ValueError(f"{name} must be a Python int or None, but got {value!r}.")
     if value is not None and value < 1:
         raise ValueError(f"{name} must be at least 1 (or None), but got {value!r}.")
-    return value
 
 
 def path_dtype(*leaves: jax.Array) -> jnp.dtype:

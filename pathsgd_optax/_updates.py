@@ -1,5 +1,6 @@
 """Trees of updates, multiplied by powers of the path scaling."""
 
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
@@ -20,25 +21,32 @@ def multiply(updates: optax.Updates, roots: Roots, exponent: float) -> optax.Upd
     # Every gradient of a bias waits for the reading of the kernel after it.
     ready = zero_after([x for x in jax.tree.leaves(updates) if x.ndim == 1])
 
-    def multiplied(update: Any, factors: Factors) -> Any:
-        if is_hidden(update) or not factors:
-            return update
+    def multiplied(update: jax.Array, factors: Factors) -> jax.Array:
         product = _product(update, factors, exponent)
         return product.astype(update.dtype) + ready.astype(update.dtype)
 
-    return jax.tree.map(multiplied, updates, roots, is_leaf=is_hidden)
+    return map_on_paths(multiplied, updates, roots)
 
 
 def divide(params: Params, roots: Roots) -> Params:
     """``params * sqrt(gamma)``."""
 
-    def divided(leaf: Any, factors: Factors) -> Any:
-        if is_hidden(leaf) or not factors:
-            return leaf
+    def divided(leaf: jax.Array, factors: Factors) -> jax.Array:
         inverse = tuple(map(reciprocal, factors))
         return _product(leaf, inverse, 1).astype(leaf.dtype)
 
-    return jax.tree.map(divided, params, roots, is_leaf=is_hidden)
+    return map_on_paths(divided, params, roots)
+
+
+def map_on_paths(
+    function: Callable[[jax.Array, Factors], jax.Array], tree: Params, roots: Roots
+) -> Params:
+    """``function(leaf, factors)`` where there are factors; other leaves as they are."""
+
+    def mapped(leaf: Any, factors: Factors) -> Any:
+        return leaf if is_hidden(leaf) or not factors else function(leaf, factors)
+
+    return jax.tree.map(mapped, tree, roots, is_leaf=is_hidden)
 
 
 def path_metric(updates: optax.Updates, roots: Roots) -> jax.Array:
