@@ -4,6 +4,7 @@ What is recorded is not done again.
 """
 
 import argparse
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -155,7 +156,9 @@ def _work(
     yield from _search(job, options.search_epochs, folder.step_sizes)
     rate = fastest(_tried(job, folder.step_sizes))
     for seed in range(options.seeds):
-        yield from _train(job, rate, seed, options.epochs, folder.curves)
+        run = (*job.series, seed, rate)
+        train_run = functools.partial(job.train, rate, seed)
+        yield from folder.curves.record(run, options.epochs, train_run)
 
 
 def _tried(
@@ -184,21 +187,3 @@ def _search(
             yield len(group)
         for rate, column in zip(group, zip(*errors, strict=True), strict=True):
             step_sizes.append(results.Candidate(*job.series, rate, list(column)))
-
-
-def _train(
-    job: Job,
-    rate: float,
-    seed: int,
-    epochs: int,
-    curves: results.Journal[results.Record],
-) -> Iterator[int]:
-    run = (*job.series, seed, rate)
-    recorded = {record.epoch for record in curves.read() if record[:6] == run}
-    if recorded.issuperset(range(1, epochs + 1)):
-        yield epochs
-        return
-    for measurement in job.train(rate, seed, epochs):
-        if measurement.epoch not in recorded:
-            curves.append(results.Record(*run, *measurement))
-        yield 1

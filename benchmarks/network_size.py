@@ -6,8 +6,9 @@ added to what was recorded.
 """
 
 import argparse
+import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,26 +106,9 @@ def _run(
             progress.update(bar, description=f"{size} hidden units")
             for seed in range(options.seeds):
                 run = name, size, seed
-                for epochs in _train(run, data, options.epochs, journal):
+                train = functools.partial(one_layer.train_network, data, size, seed)
+                for epochs in journal.record(run, options.epochs, train):
                     progress.advance(bar, epochs)
-
-
-def _train(
-    run: tuple[str, int, int],  # data set, hidden units, seed
-    data: one_layer.Data,
-    epochs: int,
-    journal: Journal[SizeRecord],
-) -> Iterator[int]:
-    """Trains a run, yielding how many epochs are done anew."""
-    recorded = {record.epoch for record in journal.read() if record[:3] == run}
-    if recorded.issuperset(range(1, epochs + 1)):
-        yield epochs
-        return
-    _, size, seed = run
-    for measurement in one_layer.train_network(data, size, seed, epochs):
-        if measurement.epoch not in recorded:
-            journal.append(SizeRecord(*run, **measurement._asdict()))
-        yield 1
 
 
 def _print_tables(errors: dict[str, stopping.Errors]) -> None:

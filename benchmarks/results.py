@@ -4,7 +4,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -104,6 +104,30 @@ class Journal(Generic[Line]):
         line = json.dumps(values, allow_nan=False) + "\n"
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
+
+    def record(
+        self, run: tuple[Any, ...], epochs: int, train: Callable[[int], Iterable[Any]]
+    ) -> Iterator[int]:
+        """Records the epochs of a run that aren't recorded yet.
+
+        Args:
+          run: the first fields of its lines.
+          epochs: how many epochs it has.
+          train: from that number to the lines' other fields, epoch by epoch. Not
+            called if all of them are recorded.
+
+        Yields:
+          How many epochs are done anew.
+        """
+        lines: list[Any] = [line for line in self.read() if line[: len(run)] == run]
+        recorded = {line.epoch for line in lines}
+        if recorded.issuperset(range(1, epochs + 1)):
+            yield epochs
+            return
+        for measurement in train(epochs):
+            if measurement.epoch not in recorded:
+                self.append(self.kind(*run, *measurement))
+            yield 1
 
     def mend(self) -> None:
         """Removes the beginning of a line whose writing was cut off."""

@@ -7,6 +7,7 @@ A bias is an edge from a constant unit, which is unit ``fan_in`` of the layer be
 import itertools
 import math
 
+import jax
 import numpy as np
 
 
@@ -98,6 +99,12 @@ def _norm(x, p):
     if math.isinf(p):
         return max(magnitudes)
     return math.fsum(entry**p for entry in magnitudes) ** (1 / p)
+
+
+def path_metric(gradients, gamma):
+    """The root of the sum of squared gradients over gamma, of two like trees."""
+    squares = jax.tree.map(lambda g, c: np.sum(g**2 / c), gradients, gamma)
+    return np.sqrt(sum(jax.tree.leaves(squares)))
 
 
 def algorithm_1(layers, gradients, eta, p):

@@ -148,7 +148,7 @@ def test_it_leaves_curves_and_a_picture_and_goes_on(tmp_path, monkeypatch, capsy
     run = json.loads((tmp_path / "runs.jsonl").read_text())
     assert (run["command"], run["configuration"]["width"]) == ("convnet", 2)
     assert matplotlib.image.imread(tmp_path / "convnet.png").std() > 0.05
-    monkeypatch.setattr(train, "train", None)
+    monkeypatch.setattr(train, "train", pytest.fail)
     assert command(tmp_path) == 0
     capsys.readouterr()
     with pytest.raises(SystemExit):

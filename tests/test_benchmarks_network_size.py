@@ -78,7 +78,7 @@ def test_a_finished_command_only_draws(tmp_path, monkeypatch):
     figure = tmp_path / "network_size.png"
     figure.unlink()
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr(one_layer, "train_network", None)
+    monkeypatch.setattr(one_layer, "train_network", pytest.fail)
     assert command(tmp_path) == 0
     assert figure.exists()
     assert before == {path: path.read_bytes() for path in before}

@@ -49,7 +49,7 @@ def test_a_finished_command_only_draws(tmp_path, monkeypatch):
     figure = tmp_path / "unbalanced.png"
     figure.unlink()
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    monkeypatch.setattr(train, "train", None)
+    monkeypatch.setattr(train, "train", pytest.fail)
     assert command(tmp_path) == 0
     assert figure.exists()
     assert before == {path: path.read_bytes() for path in before}

@@ -36,10 +36,7 @@ def _update(transformation, gradients, params, **extra):
 
 def _metric(gradients, params, p=2):
     gamma = oracles.path_scaling(networks.layers(params), p)
-    squares = jax.tree.map(
-        lambda g, c: np.sum(g**2 / c), networks.layers(gradients), gamma
-    )
-    return np.sqrt(sum(jax.tree.leaves(squares)))
+    return oracles.path_metric(networks.layers(gradients), gamma)
 
 
 # Clipping.

@@ -5,8 +5,6 @@ two must change no bit of the losses, of the weights but for the rescaling, and 
 state. The controls must fail that.
 """
 
-import functools
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -81,17 +79,9 @@ CONTROLS = {
 }
 
 
-@functools.cache
-def _digits():
-    from sklearn.datasets import load_digits
-
-    images, labels = load_digits(return_X_y=True)
-    return images / 16, labels.astype(np.int32)
-
-
-def _trainer(optimizer, dtype):
+def _trainer(optimizer, digits, dtype):
     """A jitted function from first weights to last weights, state and the losses."""
-    images, labels = (jnp.asarray(x) for x in _digits())
+    images, labels = (jnp.asarray(x) for x in digits)
     images = images.astype(dtype)
     order = np.random.default_rng(0).integers(0, len(labels), (STEPS, 32))
 
@@ -165,9 +155,9 @@ def _without_held_scaling(state):
     )
 
 
-def _assert_same_bits(optimizer, spread=8, own_coordinates=False):
+def _assert_same_bits(optimizer, digits, spread=8, own_coordinates=False):
     params, network = _start()
-    train = _trainer(optimizer, np.float32)
+    train = _trainer(optimizer, digits, np.float32)
     balanced, state, losses = train(params)
     unbalanced, same_state, same_losses = train(_rescaled(network, params, spread))
     assert np.isfinite(losses).all()
@@ -183,24 +173,24 @@ def _assert_same_bits(optimizer, spread=8, own_coordinates=False):
 
 
 @pytest.mark.parametrize("optimizer", THEOREM.values(), ids=THEOREM)
-def test_rescalings_by_powers_of_two_change_no_other_bit(optimizer):
-    _assert_same_bits(optimizer)
+def test_rescalings_by_powers_of_two_change_no_other_bit(optimizer, digits):
+    _assert_same_bits(optimizer, digits)
 
 
 @pytest.mark.parametrize("name", FAMILY)
-def test_they_change_no_other_bit_of_the_family_either(name):
-    _assert_same_bits(FAMILY[name], own_coordinates=name.endswith("inside"))
+def test_they_change_no_other_bit_of_the_family_either(name, digits):
+    _assert_same_bits(FAMILY[name], digits, own_coordinates=name.endswith("inside"))
 
 
 @pytest.mark.parametrize("name", ["path_sgd", "path_adam"])
-def test_large_rescalings_change_no_other_bit_either(name):
-    _assert_same_bits((THEOREM | FAMILY)[name], spread=26)
+def test_large_rescalings_change_no_other_bit_either(name, digits):
+    _assert_same_bits((THEOREM | FAMILY)[name], digits, spread=26)
 
 
 @pytest.mark.parametrize("optimizer", CONTROLS.values(), ids=CONTROLS)
-def test_the_controls_are_changed_by_rescalings(optimizer):
+def test_the_controls_are_changed_by_rescalings(optimizer, digits):
     params, network = _start()
-    train = _trainer(optimizer, np.float32)
+    train = _trainer(optimizer, digits, np.float32)
     balanced, _, losses = train(params)
     unbalanced, _, other_losses = train(_rescaled(network, params))
     assert losses[-20:].mean() < 0.8 * losses[:20].mean()
@@ -215,10 +205,10 @@ def test_the_controls_are_changed_by_rescalings(optimizer):
 @pytest.mark.x64
 @pytest.mark.quick_compile
 @pytest.mark.parametrize("name", THEOREM | FAMILY)
-def test_any_rescaling_changes_training_by_rounding_only(name):
+def test_any_rescaling_changes_training_by_rounding_only(name, digits):
     params, network = _start(np.float64)
     key = jax.random.key(3)
-    train = _trainer((THEOREM | FAMILY)[name], np.float64)
+    train = _trainer((THEOREM | FAMILY)[name], digits, np.float64)
     balanced, _, losses = train(params)
     unbalanced, _, same = train(pathsgd.unbalance(network, params, key, count=60))
     expected = pathsgd.unbalance(network, balanced, key, count=60)

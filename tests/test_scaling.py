@@ -44,11 +44,6 @@ def _gamma(params, p=2):
     return networks.tree_like(params, gamma)
 
 
-def _metric(gradients, gamma):
-    squares = jax.tree.map(lambda g, c: np.sum(g**2 / c), gradients, gamma)
-    return np.sqrt(sum(jax.tree.leaves(squares)))
-
-
 # What the state tells.
 
 
@@ -64,7 +59,7 @@ def test_the_state_has_the_path_norm_and_the_metric_of_the_last_update(make, p):
         np.testing.assert_allclose(
             optax.tree.get(state, "log_path_norm"), np.log(phi), rtol=1e-12
         )
-        metric = _metric(gradients, _gamma(params, p))
+        metric = oracles.path_metric(gradients, _gamma(params, p))
         np.testing.assert_allclose(
             optax.tree.get(state, "path_metric"), metric, rtol=1e-12
         )
@@ -79,7 +74,9 @@ def test_the_metric_is_that_of_the_gamma_that_is_divided_by(make):
     [(_, state)] = _updated(make(**options), gradients, params)
     gamma = jax.tree.map(lambda c: c / phi**2 + 0.3, _gamma(params))
     metric = optax.tree.get(state, "path_metric")
-    np.testing.assert_allclose(metric, _metric(gradients, gamma), rtol=1e-12)
+    np.testing.assert_allclose(
+        metric, oracles.path_metric(gradients, gamma), rtol=1e-12
+    )
 
 
 @both
