@@ -71,7 +71,7 @@ def unit(x: Mass) -> Mass:
     info = jnp.finfo(x.mantissa.dtype)
     peak = jnp.max(lax.stop_gradient(x.mantissa))
     ones = jnp.array(info.maxexp - 1, integer_dtype(info.dtype)) << info.nmant
-    bits = lax.bitcast_convert_type(peak, ones.dtype) >> info.nmant << info.nmant
+    bits = lax.bitcast_convert_type(peak, ones.dtype) & -(1 << info.nmant)
     live = bits != 0
     bits = lax.select(live, bits, ones)
     exponent = x.exponent + (bits - ones >> info.nmant).astype(jnp.int32)
@@ -88,15 +88,18 @@ def normalized(x: Mass) -> Mass:
 
 def aligned(x: Mass, exponent: jax.Array) -> jax.Array:
     """The mantissa of ``x`` at this exponent."""
-    shift = lax.min(x.exponent - exponent, jnp.int32(RAISED))
-    return x.mantissa * power_of_two(shift, x.mantissa.dtype)
+    shift = x.exponent - exponent
+    return x.mantissa * power_of_two(shift, x.mantissa.dtype, most=RAISED)
 
 
-def power_of_two(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """``2**exponent``, saturating to 0 and to the largest power."""
+def power_of_two(
+    exponent: jax.Array, dtype: jnp.dtype, most: int | None = None
+) -> jax.Array:
+    """``2**exponent``, saturating to 0 and to ``2**most``, or the largest power."""
     info = jnp.finfo(dtype)
-    biased = exponent + jnp.int32(info.maxexp - 1)
-    biased = lax.clamp(jnp.int32(0), biased, jnp.int32(2 * info.maxexp - 2))
+    bias = info.maxexp - 1
+    most = bias if most is None else most
+    biased = lax.clamp(jnp.int32(0), exponent + jnp.int32(bias), jnp.int32(bias + most))
     bits = biased.astype(integer_dtype(info.dtype)) << info.nmant
     return lax.bitcast_convert_type(bits, info.dtype)
 
@@ -135,30 +138,37 @@ def _slope_of_carrier(
 
 def root(x: Mass, p: float) -> Scaled:
     """``x**(1/p)``, elementwise: the norm of a mass."""
+    live = x.mantissa != 0
+    positive = lax.select(live, x.mantissa, jnp.ones_like(x.mantissa))
+    mantissa, exponent = _root(x._replace(mantissa=positive), p)
+    return Scaled(lax.select(live, mantissa, jnp.zeros_like(mantissa)), exponent)
+
+
+def inverse_root(x: Mass, p: float) -> tuple[jax.Array, jax.Array]:
+    """Two factors of ``x**(-1/p)``, which are finite; 0 at 0."""
+    infinite = jnp.full_like(x.mantissa, jnp.inf)
+    positive = lax.select(x.mantissa != 0, x.mantissa, infinite)
+    mantissa, exponent = _root(x._replace(mantissa=positive), p)
+    return 1 / mantissa, power_of_two(-exponent, mantissa.dtype)
+
+
+def _root(x: Mass, p: float) -> Scaled:
+    """The norm of a mass that is positive everywhere."""
     dtype = x.mantissa.dtype
     if p.is_integer():
-        below = int(p) * NOWHERE // 2**4  # so that the division rounds down
-        whole = lax.div(x.exponent - below, jnp.int32(p)) + below // int(p)
+        below = int(p) * NOWHERE // 2**4  # unsigned, XLA divides by a shift
+        above = (x.exponent - below).astype(jnp.uint32)
+        whole = (above // jnp.uint32(p)).astype(jnp.int32) + below // int(p)
         mantissa = x.mantissa * power_of_two(x.exponent - int(p) * whole, dtype)
     else:
         exact = x.exponent.astype(dtype) / p
         whole = jnp.floor(exact).astype(jnp.int32)
         mantissa = x.mantissa * jnp.exp2(p * (exact - jnp.floor(exact)))
-    return Scaled(_root(mantissa, p), whole)
+    return Scaled(_float_root(mantissa, p), whole)
 
 
-def inverse_root(x: Mass, p: float) -> tuple[jax.Array, jax.Array]:
-    """Two factors of ``x**(-1/p)``, which are finite; 0 at 0."""
-    norms = root(x, p)
-    live = norms.mantissa != 0
-    inverse = jnp.where(live, 1 / jnp.where(live, norms.mantissa, 1), 0)
-    return inverse, power_of_two(-norms.exponent, inverse.dtype)
-
-
-def _root(x: jax.Array, p: float) -> jax.Array:
+def _float_root(x: jax.Array, p: float) -> jax.Array:
     """``x**(1/p)``; by square roots, exact in powers of two, for p in 1, 2, 4..."""
-    live = x != 0
-    x = jnp.where(live, x, 1)
     while p > 1 and (p / 2).is_integer():
         x, p = jnp.sqrt(x), p / 2
-    return jnp.where(live, x if p == 1 else x ** (1 / p), 0)
+    return x if p == 1 else x ** (1 / p)
