@@ -21,6 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "search_epochs": 5,
         "seeds": 3,
         "optimizers": (*optimizers.DEFAULT, "path_adagrad", "path_adam"),
+        "dropout": (0.0,),
     },
     "smoke": {
         "width": 2,
@@ -28,6 +29,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "search_epochs": 1,
         "seeds": 1,
         "optimizers": ("sgd", "path_sgd"),
+        "dropout": (0.0,),
     },
     # The paper has no such network: this is its protocol on its natural images.
     "paper": {
@@ -37,6 +39,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "search_epochs": 20,
         "seeds": 3,
         "optimizers": tuple(OPTIMIZERS),
+        "dropout": (0.0, 0.5),
     },
 }
 
@@ -53,7 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = learning_curves.make_parser(
         "convnet", "Learning curves of a small residual network."
     )
-    parser.set_defaults(dropout=(0.0,))
     options = commands.parse(parser, PRESETS, arguments)
     return learning_curves.draw_curves(
         parser, options, "convnet", RESNET, network="resnet"

@@ -62,19 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser(
         "learning_curves", "Learning curves from balanced and unbalanced starts."
     )
-    parser.add_argument(
-        "--dropout",
-        nargs="+",
-        type=_probability,
-        metavar="P",
-        help="share of units dropped, or several",
-    )
     options = commands.parse(parser, PRESETS, arguments)
     return draw_curves(parser, options, "learning_curves")
 
 
 def make_parser(command: str, description: str) -> commands.Parser:
-    """The arguments of a command that draws learning curves, but for the dropout."""
+    """The arguments of a command that draws learning curves."""
     parser = commands.Parser(
         prog=f"python -m benchmarks.{command}",
         description=description,
@@ -89,6 +82,13 @@ def make_parser(command: str, description: str) -> commands.Parser:
         choices=OPTIMIZERS,
         metavar="NAME",
         help=f"some of {', '.join(OPTIMIZERS)}",
+    )
+    add(
+        "--dropout",
+        nargs="+",
+        type=_probability,
+        metavar="P",
+        help="share of units dropped, or several",
     )
     jobs.add_training_arguments(parser)
     return parser

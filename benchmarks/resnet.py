@@ -36,10 +36,11 @@ def _conv(width: int, size: int = 3, stride: int = 1, **options: Any) -> nn.Conv
 
 
 class Block(nn.Module):
-    """Two convolutions, added to their input."""
+    """Two convolutions, added to their input, with dropout between them."""
 
     width: int
     stride: int
+    dropout: float
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -47,6 +48,7 @@ class Block(nn.Module):
         norm = functools.partial(BatchNorm, not train)
         y = _conv(self.width, stride=self.stride, name="inner")(x)
         y = nn.relu(norm(name="inner_norm")(y))
+        y = nn.Dropout(self.dropout, deterministic=not train)(y)
         y = norm(name="outer_norm")(_conv(self.width, name="outer")(y))
         if x.shape != y.shape:
             x = _conv(self.width, 1, self.stride, name="shortcut")(x)
@@ -60,6 +62,7 @@ class ResNet(nn.Module):
     width: int
     classes: int
     image_shape: tuple[int, int, int]
+    dropout: float
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -68,12 +71,12 @@ class ResNet(nn.Module):
         x = nn.relu(BatchNorm(not train)(_conv(self.width)(x)))
         for factor in STAGES:
             stride = 1 if factor == 1 else 2
-            x = Block(factor * self.width, stride)(x, train)
+            x = Block(factor * self.width, stride, self.dropout)(x, train)
         return nn.Dense(self.classes, kernel_init=GAUSSIAN)(jnp.mean(x, (-3, -2)))
 
 
 def _make(dataset: Dataset, width: int, dropout: float) -> ResNet:
-    return ResNet(width, dataset.classes, dataset.image_shape)
+    return ResNet(width, dataset.classes, dataset.image_shape, dropout)
 
 
 def unbalance(variables: Variables, key: jax.Array) -> Variables:

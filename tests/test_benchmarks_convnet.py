@@ -92,6 +92,28 @@ def test_path_sgd_trains_alike_from_both_starts_and_sgd_does_not():
     assert np.max(np.abs(np.log(sgd[0] / sgd[1]))) > 0.1
 
 
+def test_channels_are_dropped_in_training_only():
+    variables = train.initialize(TASK, "balanced", 0)
+    model = train.model_of(TASK._replace(dropout=0.5))
+
+    @jax.jit
+    def trained(key):
+        logits, _ = model.apply(
+            variables,
+            TINY.train_images,
+            train=True,
+            rngs={"dropout": key},
+            mutable=["batch_stats"],
+        )
+        return logits
+
+    first, second = (trained(jax.random.key(seed)) for seed in range(2))
+    assert np.max(np.abs(first - second)) > 0.1
+    np.testing.assert_allclose(
+        jax.jit(model.apply)(variables, TINY.train_images), outputs(variables)
+    )
+
+
 def test_an_update_takes_the_present_running_averages():
     """One step of training is one update by hand, with the averages after its batch."""
     paths, model = train.paths_of(TASK), train.model_of(TASK)
