@@ -70,6 +70,9 @@ CRITERION_STYLES = {
 LINEAR_BELOW = 0.01
 """The error from which on its axis is logarithmic: it has to reach 0."""
 
+LINEAR_ABOVE = 0.1
+"""Where all errors are above this, their axis is linear."""
+
 QUANTITIES = {
     "train_loss": "objective (cross-entropy)",
     "train_error": "training error",
@@ -259,14 +262,17 @@ def _style(axes: Axes, label: str) -> None:
 
 
 def _scale_objective(axes: Axes) -> None:
-    if math.isfinite(axes.dataLim.minposy):
+    least = axes.dataLim.minposy
+    if math.isfinite(least) and axes.dataLim.ymax > 10 * least:
         axes.set_yscale("log", nonpositive="mask")
 
 
 def _scale_errors(axes: Axes) -> None:
-    axes.set_yscale("symlog", linthresh=LINEAR_BELOW, linscale=0.5)
-    axes.yaxis.set_major_locator(FixedLocator([0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]))
-    axes.yaxis.set_minor_locator(NullLocator())
+    if axes.dataLim.ymin < LINEAR_ABOVE:
+        axes.set_yscale("symlog", linthresh=LINEAR_BELOW, linscale=0.5)
+        ticks = [0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
