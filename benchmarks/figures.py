@@ -70,7 +70,7 @@ CRITERION_STYLES = {
 LINEAR_BELOW = 0.01
 """The error from which on its axis is logarithmic: it has to reach 0."""
 
-LINEAR_ABOVE = 0.1
+LINEAR_ABOVE = 0.05
 """Where all errors are above this, their axis is linear."""
 
 QUANTITIES = {
