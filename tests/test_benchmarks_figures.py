@@ -57,7 +57,9 @@ def test_there_is_a_row_a_data_set_and_a_column_a_quantity():
 
 
 def test_the_scales_fit_what_is_drawn():
-    wide = [r._replace(train_loss=0.1**r.epoch) for r in records()]
+    wide = [
+        r._replace(train_loss=0.1**r.epoch, test_error=0.1**r.epoch) for r in records()
+    ]
     narrow = [
         r._replace(train_error=0.5 - 0.1 * r.epoch, test_error=0.6) for r in records()
     ]
