@@ -149,10 +149,11 @@ def updates(example, init, count):
 
 def test_figure_2_has_a_row_for_each_start_of_each_small_network(tmp_path):
     toys = [*updates("b", "balanced", 1), *updates("c", "unbalanced", 2)]
-    figure = unbalanced(records(seeds=2), toys)
+    wide = [r._replace(train_loss=0.1**r.epoch) for r in records(seeds=2)]
+    figure = unbalanced(wide, toys)
     objective, *panels = figure.axes
     assert objective.get_title(loc="left") == "(a) digits"
-    assert len(objective.lines) == 4
+    assert objective.get_yscale() == "log" and len(objective.lines) == 4
     titles = [axes.get_title() or axes.get_title(loc="left") for axes in panels]
     steps = ["after SGD", "after Path-SGD"]
     assert titles == ["(b) balanced", *steps, "(c) unbalanced", *steps]
