@@ -6,15 +6,18 @@ mark ``optax`` run Optax's own code, which needs implicit promotion.
 
 import os
 
-
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-)
-
 import jax
 import numpy as np
 import pytest
 from hypothesis import settings
+
+from tests.programs import QUICK
+
+
+DEVICES = "--xla_force_host_platform_device_count=8"
+
+# XLA reads them when it is first used.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK} {DEVICES}"
 
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -26,7 +29,6 @@ settings.load_profile("pathsgd")
 def pytest_configure(config):
     config.addinivalue_line("markers", "x64: run with jax_enable_x64.")
     config.addinivalue_line("markers", "optax: run with implicit dtype promotion.")
-    config.addinivalue_line("markers", "quick_compile: run unoptimised programs.")
 
 
 @pytest.fixture(autouse=True)
@@ -40,15 +42,6 @@ def _programs():
     """Lets go of a module's programs, of which a worker else keeps gigabytes."""
     yield
     jax.clear_caches()
-
-
-@pytest.fixture(autouse=True)
-def _optimizations(request):
-    """Many small programs take longer to optimise than to run."""
-    quick = request.node.get_closest_marker("quick_compile") is not None
-    jax.config.update("jax_disable_most_optimizations", quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ from flax.training import train_state
 
 import pathsgd_optax as pathsgd
 from tests import networks, oracles
+from tests.programs import as_users_do
 
 
 # Algorithm 1.
@@ -24,7 +25,7 @@ def test_one_step_is_that_of_algorithm_1(p, bias):
     gradients = networks.random_like(params, seed=5, dtype=np.float64)
     optimizer = pathsgd.path_sgd(0.3, p=p)
 
-    @jax.jit
+    @as_users_do
     def step(params):
         updates, _ = optimizer.update(gradients, optimizer.init(params), params)
         return optax.apply_updates(params, updates)

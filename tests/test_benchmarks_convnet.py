@@ -17,9 +17,6 @@ from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.resnet import RESNET, unbalance
 
 
-pytestmark = pytest.mark.quick_compile
-
-
 def points(count, seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)

@@ -15,9 +15,6 @@ from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.step_sizes import fastest
 
 
-pytestmark = pytest.mark.quick_compile
-
-
 ARGUMENTS = [
     "--width=6",
     "--batch-size=10",

@@ -10,9 +10,6 @@ from benchmarks import one_layer
 from benchmarks.network_size import main
 
 
-pytestmark = pytest.mark.quick_compile
-
-
 def command(folder, *more):
     return main(["--preset=smoke", f"--output={folder}", *more])
 

@@ -11,9 +11,6 @@ from benchmarks import datasets, one_layer
 from benchmarks.datasets import Dataset
 
 
-pytestmark = pytest.mark.quick_compile
-
-
 def points(count, seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)

@@ -13,9 +13,6 @@ from benchmarks import train
 from benchmarks.datasets import Dataset
 
 
-pytestmark = pytest.mark.quick_compile
-
-
 def points(count, seed):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)

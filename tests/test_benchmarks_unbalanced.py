@@ -10,9 +10,6 @@ from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.unbalanced import main
 
 
-pytestmark = pytest.mark.quick_compile
-
-
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
     for name in ("sgd", "path_sgd"):

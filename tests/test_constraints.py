@@ -13,8 +13,6 @@ import pathsgd_optax as pathsgd
 from tests import networks, oracles
 
 
-pytestmark = pytest.mark.quick_compile
-
 MAKERS = {
     "clip": lambda network=None, p=2: pathsgd.clip_by_path_metric(1.0, network, p),
     "penalty": lambda network=None, p=2: pathsgd.add_path_norm_penalty(1.0, network, p),

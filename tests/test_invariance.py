@@ -14,6 +14,7 @@ import pytest
 
 import pathsgd_optax as pathsgd
 from tests import networks
+from tests.programs import as_users_do
 
 
 pytestmark = pytest.mark.optax
@@ -79,7 +80,7 @@ CONTROLS = {
 }
 
 
-def _trainer(optimizer, digits, dtype):
+def _trainer(optimizer, digits, dtype=np.float32, jit=as_users_do):
     """A jitted function from first weights to last weights, state and the losses."""
     images, labels = (jnp.asarray(x) for x in digits)
     images = images.astype(dtype)
@@ -96,7 +97,7 @@ def _trainer(optimizer, digits, dtype):
         updates, state = optimizer.update(gradients, state, params)
         return (optax.apply_updates(params, updates), state), value
 
-    @jax.jit
+    @jit
     def train(params):
         carry = params, optimizer.init(params)
         (params, state), losses = jax.lax.scan(step, carry, jnp.asarray(order))
@@ -157,7 +158,7 @@ def _without_held_scaling(state):
 
 def _assert_same_bits(optimizer, digits, spread=8, own_coordinates=False):
     params, network = _start()
-    train = _trainer(optimizer, digits, np.float32)
+    train = _trainer(optimizer, digits)
     balanced, state, losses = train(params)
     unbalanced, same_state, same_losses = train(_rescaled(network, params, spread))
     assert np.isfinite(losses).all()
@@ -190,7 +191,7 @@ def test_large_rescalings_change_no_other_bit_either(name, digits):
 @pytest.mark.parametrize("optimizer", CONTROLS.values(), ids=CONTROLS)
 def test_the_controls_are_changed_by_rescalings(optimizer, digits):
     params, network = _start()
-    train = _trainer(optimizer, digits, np.float32)
+    train = _trainer(optimizer, digits)
     balanced, _, losses = train(params)
     unbalanced, _, other_losses = train(_rescaled(network, params))
     assert losses[-20:].mean() < 0.8 * losses[:20].mean()
@@ -203,12 +204,11 @@ def test_the_controls_are_changed_by_rescalings(optimizer, digits):
 
 
 @pytest.mark.x64
-@pytest.mark.quick_compile
 @pytest.mark.parametrize("name", THEOREM | FAMILY)
 def test_any_rescaling_changes_training_by_rounding_only(name, digits):
     params, network = _start(np.float64)
     key = jax.random.key(3)
-    train = _trainer((THEOREM | FAMILY)[name], digits, np.float64)
+    train = _trainer((THEOREM | FAMILY)[name], digits, np.float64, jax.jit)
     balanced, _, losses = train(params)
     unbalanced, _, same = train(pathsgd.unbalance(network, params, key, count=60))
     expected = pathsgd.unbalance(network, balanced, key, count=60)

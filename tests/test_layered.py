@@ -12,9 +12,6 @@ import pathsgd_optax as pathsgd
 from tests import networks, oracles
 
 
-pytestmark = pytest.mark.quick_compile
-
-
 @functools.partial(jax.jit, static_argnums=(0, 2))
 def _measure(network, params, p):
     """Gamma and log phi, compiled together."""

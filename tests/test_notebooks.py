@@ -8,6 +8,7 @@ import nbclient
 import pytest
 
 from benchmarks.figures import COLOURS
+from tests.programs import QUICK
 
 
 ROOT = Path(__file__).parents[1]
@@ -25,9 +26,7 @@ def sources(notebook):
 
 
 def test_runs_from_a_fresh_kernel(path, monkeypatch, tmp_path):
-    # One device, and programs that take longer to optimise than to run.
-    monkeypatch.delenv("XLA_FLAGS", raising=False)
-    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    monkeypatch.setenv("XLA_FLAGS", QUICK)  # of one device
     monkeypatch.setenv("PATHSGD_PRESET", "smoke")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = jupytext.read(path)

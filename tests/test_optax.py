@@ -11,7 +11,7 @@ import pathsgd_optax as pathsgd
 from tests import networks
 
 
-pytestmark = [pytest.mark.optax, pytest.mark.quick_compile]
+pytestmark = pytest.mark.optax
 
 ALIASES = {
     "path_sgd": (pathsgd.path_sgd, 1e-3, {}),
@@ -250,18 +250,19 @@ def test_updates_that_are_not_finite_are_not_applied(make):
     assert all(np.any(leaf) for leaf in jax.tree.leaves(updates))
 
 
+@pytest.mark.x64
 @each_kind
 @pytest.mark.parametrize("reset", [False, True])
 def test_lookahead_runs_the_optimizer_on_the_fast_parameters(make, reset):
-    params, gradients = _problem()
+    params, gradients = _problem(np.float64)
     optimizer = optax.lookahead(make(0.01), 3, 0.5, reset_state=reset)
     pair = optax.LookaheadParams.init_synced(params)
     after, _ = _steps(optimizer, pair, gradients, count=2)
     plain, _ = _steps(make(0.01), params, gradients, count=2)
-    chex.assert_trees_all_close(after.fast, plain, rtol=1e-6)
+    chex.assert_trees_all_close(after.fast, plain, rtol=1e-12)
     chex.assert_trees_all_equal(after.slow, params)
     synced, _ = _steps(optimizer, pair, gradients, count=3)
-    chex.assert_trees_all_close(synced.fast, synced.slow, rtol=1e-6)
+    chex.assert_trees_all_close(synced.fast, synced.slow, rtol=1e-12)
 
 
 def test_names_in_a_chain_are_names_in_the_state():

@@ -13,9 +13,6 @@ import pathsgd_optax as pathsgd
 from tests import networks, oracles
 
 
-pytestmark = pytest.mark.quick_compile
-
-
 WIDTHS = (3, 4, 5, 2)
 
 

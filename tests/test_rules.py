@@ -13,9 +13,6 @@ import pathsgd_optax as pathsgd
 from tests import networks
 
 
-pytestmark = pytest.mark.quick_compile
-
-
 largest = Primitive("largest_of_two")
 largest.def_impl(jnp.maximum)
 largest.def_abstract_eval(lambda x, y, **_: x)

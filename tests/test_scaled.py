@@ -1,5 +1,6 @@
 """Ranges and precision: deep networks, spread weights, dead units, large layers."""
 
+import functools
 import itertools
 
 import chex
@@ -10,9 +11,19 @@ import pytest
 
 import pathsgd_optax as pathsgd
 from tests import networks, oracles
+from tests.programs import as_users_do
 
 
 DEPTH, WIDTH = 200, 64
+
+
+@functools.partial(as_users_do, static_argnums=(0, 2))
+def _measure(network, params, p):
+    """Gamma and phi, compiled together."""
+    return (
+        pathsgd.path_scaling(network, params, p),
+        pathsgd.path_norm(network, params, p),
+    )
 
 
 def _deep(p, bias=False):
@@ -199,9 +210,8 @@ def test_large_layers_agree_with_float64(p):
     network = pathsgd.layered_network(params)
     log_gamma, log_phi = oracles.log_path_scaling(networks.layers(params), p)
     gamma = networks.tree_like(params, jax.tree.map(np.exp, log_gamma))
-    measured = pathsgd.path_scaling(network, params, p)
+    measured, phi = _measure(network, params, p)
     chex.assert_trees_all_close(measured, gamma, rtol=1e-5, atol=0)
-    phi = pathsgd.path_norm(network, params, p)
     np.testing.assert_allclose(phi, np.exp(log_phi), rtol=1e-5)
 
 
@@ -230,11 +240,9 @@ def test_powers_of_two_change_no_other_bit_of_gamma(widths, p, spread):
     factors = jax.tree.map(lambda f: jnp.asarray(f, np.float32), factors)
     factors = networks.tree_like(params, factors)
     rescaled = jax.tree.map(jnp.multiply, params, factors)
-    gamma = pathsgd.path_scaling(network, params, p)
+    gamma, phi = _measure(network, params, p)
     expected = jax.tree.map(lambda g, f: g / f**2, gamma, factors)
-    chex.assert_trees_all_equal(pathsgd.path_scaling(network, rescaled, p), expected)
-    phi = pathsgd.path_norm(network, params, p)
-    assert pathsgd.path_norm(network, rescaled, p) == phi
+    chex.assert_trees_all_equal(_measure(network, rescaled, p), (expected, phi))
 
 
 @pytest.mark.parametrize("p", [1, 2, 3.5, jnp.inf])

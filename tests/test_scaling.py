@@ -19,8 +19,6 @@ MAKERS = {
     ),
 }
 
-pytestmark = pytest.mark.quick_compile
-
 both = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 

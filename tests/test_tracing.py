@@ -15,6 +15,7 @@ from jax import lax
 
 import pathsgd_optax as pathsgd
 from tests import networks, oracles, resnets, zoo
+from tests.programs import as_users_do
 
 
 NODES = np.arange(5)
@@ -22,32 +23,29 @@ FORWARD = np.array([-25 / 12, 4, -3, 4 / 3, -1 / 4])
 """Coefficients of the forward difference that is exact for polynomials of degree 4."""
 
 
-def path_mass(case, p):
-    """Phi as a function of the masses of the parameters, flattened."""
-    masses = jax.tree.map(lambda w: jnp.abs(w) ** p, case.params)
-    flat, unflatten = jax.flatten_util.ravel_pytree(masses)
+def mass_and_slopes(case, p):
+    """Phi and its derivatives by the parameters' masses, by finite differences."""
     x = jnp.ones((1, *case.x.shape[1:]))
 
-    def phi(q):
+    def phi(masses):
         token = zoo.EDGE.set(p)
-        outputs = case.on_masses(unflatten(q), x)
+        outputs = case.on_masses(masses, x)
         zoo.EDGE.reset(token)
         return jnp.sum(outputs)
 
-    return flat, unflatten, phi
-
-
-def mass_and_slopes(case, p):
-    """Phi and its derivatives, by finite differences."""
-    flat, unflatten, phi = path_mass(case, p)
-
     @jax.jit
-    def slope(direction):
-        values = jax.vmap(lambda k: phi(flat + k * direction))(NODES * 1.0)
-        return jnp.dot(values, FORWARD)
+    def compute(params):
+        masses = jax.tree.map(lambda w: jnp.abs(w) ** p, params)
+        flat, unflatten = jax.flatten_util.ravel_pytree(masses)
 
-    slopes = jax.lax.map(slope, jnp.eye(flat.size), batch_size=64)
-    return phi(flat), unflatten(slopes)
+        def slope(direction):
+            moved = jax.vmap(lambda k: phi(unflatten(flat + k * direction)))
+            return jnp.dot(moved(NODES * 1.0), FORWARD)
+
+        slopes = jax.lax.map(slope, jnp.eye(flat.size), batch_size=64)
+        return phi(masses), unflatten(slopes)
+
+    return compute(case.params)
 
 
 def cases():
@@ -56,7 +54,6 @@ def cases():
     return both + [(name, (1, 4)[k % 2]) for k, name in enumerate(zoo.CASES)]
 
 
-@pytest.mark.quick_compile
 @pytest.mark.x64
 @pytest.mark.parametrize("name, p", cases())
 def test_the_path_norm_and_scaling_are_those_of_the_network_run_on_masses(name, p):
@@ -118,7 +115,6 @@ def weights(module):
     return (np.asarray(module["kernel"]), module.get("bias"))
 
 
-@pytest.mark.quick_compile
 @pytest.mark.x64
 @pytest.mark.parametrize("p", [1, 2, 4])
 @pytest.mark.parametrize(
@@ -152,7 +148,6 @@ def dense_case():
     return params, traced
 
 
-@pytest.mark.quick_compile
 @pytest.mark.parametrize("p", [1, 2, 3.5])
 def test_a_layered_network_and_the_traced_one_agree(p):
     params, traced = dense_case()
@@ -365,7 +360,6 @@ def test_what_needs_layers_says_so(name):
         getattr(pathsgd, name)(network, params)
 
 
-@pytest.mark.quick_compile
 def test_half_precision_parameters_get_float32_scalings():
     params, network = dense_case()
     for dtype in (jnp.bfloat16, jnp.float16):
@@ -415,7 +409,7 @@ def trained(optimizer, params, x, y, steps=50):
         logits = Small().apply({"params": params}, x)
         return jnp.mean(pathsgd.truncated_softmax_cross_entropy(logits, y))
 
-    @jax.jit
+    @as_users_do
     def step(params, state):
         value, grads = jax.value_and_grad(loss)(params)
         updates, state = optimizer.update(grads, state, params)

@@ -17,7 +17,7 @@ import pathsgd_optax as pathsgd
 from tests import networks
 
 
-pytestmark = [pytest.mark.optax, pytest.mark.quick_compile]
+pytestmark = pytest.mark.optax
 
 FAMILY = {
     "path_sgd": lambda rate=0.01, network=None, **options: pathsgd.path_sgd(

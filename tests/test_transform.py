@@ -164,7 +164,6 @@ ORDERS = st.sampled_from([1, 1.5, 2, 3.5, 4, jnp.inf])
 DTYPES = st.sampled_from([jnp.float16, jnp.bfloat16, jnp.float32])
 
 
-@pytest.mark.quick_compile
 @given(NETWORKS, ORDERS, DTYPES, st.sampled_from([0.0, 0.3, 0.5, 1.0, 1.7]))
 def test_powers_of_two_change_no_bit_of_any_update(network, p, dtype, exponent):
     """But for the power itself, to which gradient and scaling contribute."""
@@ -208,7 +207,6 @@ def _powers_of_two(widths, bias, seed):
     )
 
 
-@pytest.mark.quick_compile
 @pytest.mark.optax
 @given(NETWORKS, ORDERS, st.booleans())
 def test_two_square_roots_around_a_transformation_make_the_sandwich(
