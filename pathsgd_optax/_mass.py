@@ -8,6 +8,7 @@ wherever their result is used. So they are few, and exponents are written as bit
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -36,23 +37,49 @@ class Mass(NamedTuple):
     order: jax.Array  # shape=(), dtype=int32
 
 
-def mass(x: jax.Array, p: float) -> Mass:
-    """``abs(x)**p``, elementwise.
+class Power(NamedTuple):
+    """``abs(x)**p``, held as ``mantissa * unit**p``.
 
     Powers above 2 leave a float's range so soon that the magnitude is taken out first.
     """
-    if p == 1:
-        return of_exponent(magnitude(x), 0)
+
+    mantissa: jax.Array
+    bits: jax.Array  # those of the unit, a power of two; shape=()
+
+    @property
+    def unit(self) -> jax.Array:
+        """The power of two, shape=()."""
+        return lax.bitcast_convert_type(self.bits, self.mantissa.dtype)
+
+
+def power(x: jax.Array, p: float) -> Power:
+    """``abs(x)**p``, elementwise."""
     if p <= 2:
-        return of_exponent(jnp.square(x) if p == 2 else magnitude(x) ** p, 0)
-    base = normalized(of_exponent(magnitude(x), 0))
+        return Power(_float_power(x, p), _bits_of_one(x.dtype))
+    bits, _ = _unit_bits(x)
+    return Power(_float_power(x * _inverse(bits, x.dtype), p), bits)
+
+
+def _float_power(x: jax.Array, p: float) -> jax.Array:
+    x = x if (p / 2).is_integer() else magnitude(x)
+    return lax.integer_pow(x, int(p)) if p.is_integer() else x**p
+
+
+def mass(x: jax.Array, p: float) -> Mass:
+    """``abs(x)**p``, elementwise."""
+    return of_power(power(x, p), p)
+
+
+def of_power(x: Power, p: float) -> Mass:
+    """The same number."""
+    exponent = _exponent(x.bits, x.mantissa.dtype)
     if p.is_integer():
-        power, times = lax.integer_pow(base.mantissa, int(p)), jnp.int32(p)
-        return Mass(power, base.exponent * times, base.order * times)
-    exact = base.exponent.astype(x.dtype) * p
+        exponent = exponent * jnp.int32(p)
+        return Mass(x.mantissa, exponent, exponent)
+    exact = exponent.astype(x.mantissa.dtype) * p
     exponent = jnp.floor(exact).astype(jnp.int32)
-    power = base.mantissa**p * jnp.exp2(exact - jnp.floor(exact))
-    return Mass(power, exponent, lax.min(base.order, exponent))
+    mantissa = x.mantissa * jnp.exp2(exact - jnp.floor(exact))
+    return Mass(mantissa, exponent, exponent)
 
 
 def of_exponent(mantissa: jax.Array, exponent: int) -> Mass:
@@ -68,22 +95,36 @@ def ordered(x: Mass) -> Mass:
 
 def unit(x: Mass) -> Mass:
     """The power of two at or below the largest entry; 1 for zeros."""
-    info = jnp.finfo(x.mantissa.dtype)
-    peak = jnp.max(lax.stop_gradient(x.mantissa))
-    ones = jnp.array(info.maxexp - 1, integer_dtype(info.dtype)) << info.nmant
-    bits = lax.bitcast_convert_type(peak, ones.dtype) & -(1 << info.nmant)
-    live = bits != 0
-    bits = lax.select(live, bits, ones)
-    exponent = x.exponent + (bits - ones >> info.nmant).astype(jnp.int32)
+    dtype = x.mantissa.dtype
+    bits, live = _unit_bits(x.mantissa)
+    exponent = x.exponent + _exponent(bits, dtype)
     order = lax.select(live, exponent, jnp.int32(NOWHERE))
-    inverse = lax.bitcast_convert_type(2 * ones - bits, info.dtype)
-    return Mass(inverse, exponent, order)
+    return Mass(_inverse(bits, dtype), exponent, order)
 
 
-def normalized(x: Mass) -> Mass:
-    """The same number, with the largest mantissa between 1 and 2."""
-    inverse, exponent, order = unit(x)
-    return Mass(x.mantissa * inverse, exponent, order)
+def _unit_bits(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The bits of the power of two at or below the peak; of 1, and False, for zeros."""
+    ones = _bits_of_one(x.dtype)
+    peak = jnp.max(jnp.abs(lax.stop_gradient(x)))
+    bits = lax.bitcast_convert_type(peak, ones.dtype)
+    bits = bits & -(1 << jnp.finfo(x.dtype).nmant)
+    live = bits != 0
+    return lax.select(live, bits, ones), live
+
+
+def _bits_of_one(dtype: jnp.dtype) -> jax.Array:
+    return lax.bitcast_convert_type(jnp.ones((), dtype), integer_dtype(dtype))
+
+
+def _inverse(bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """1 over the power of two with these bits."""
+    return lax.bitcast_convert_type(2 * _bits_of_one(dtype) - bits, dtype)
+
+
+def _exponent(bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The exponent of the power of two with these bits."""
+    beyond_one = bits - _bits_of_one(dtype)
+    return (beyond_one >> jnp.finfo(dtype).nmant).astype(jnp.int32)
 
 
 def aligned(x: Mass, exponent: jax.Array) -> jax.Array:
@@ -122,6 +163,17 @@ def multiply(x: Mass, y: Mass) -> Mass:
     return Mass(x.mantissa * y.mantissa, x.exponent + y.exponent, x.order + y.order)
 
 
+def total(x: Mass) -> Mass:
+    """The sum of all entries, whose exponent XLA computes once.
+
+    Wherever a scalar is used, XLA repeats the operations that it depends on, but not a
+    reduction. That this one is of equal numbers is hidden from it.
+    """
+    known = x.mantissa >= 0
+    exponent = jnp.max(jnp.where(known, x.exponent, jnp.int32(NOWHERE)))
+    return Mass(jnp.sum(x.mantissa), exponent, exponent)
+
+
 @jax.custom_jvp
 def with_slope_of(x: jax.Array, carrier: jax.Array) -> jax.Array:
     """``x``, with the derivative of ``carrier``."""
@@ -140,31 +192,40 @@ def root(x: Mass, p: float) -> Scaled:
     """``x**(1/p)``, elementwise: the norm of a mass."""
     live = x.mantissa != 0
     positive = lax.select(live, x.mantissa, jnp.ones_like(x.mantissa))
-    mantissa, exponent = _root(x._replace(mantissa=positive), p)
+    factor, exponent = _root_of_power(x.exponent, p, positive.dtype)
+    mantissa = _float_root(positive * factor, p)
     return Scaled(lax.select(live, mantissa, jnp.zeros_like(mantissa)), exponent)
 
 
-def inverse_root(x: Mass, p: float) -> tuple[jax.Array, jax.Array]:
-    """Two factors of ``x**(-1/p)``, which are finite; 0 at 0."""
-    infinite = jnp.full_like(x.mantissa, jnp.inf)
-    positive = lax.select(x.mantissa != 0, x.mantissa, infinite)
-    mantissa, exponent = _root(x._replace(mantissa=positive), p)
-    return 1 / mantissa, power_of_two(-exponent, mantissa.dtype)
+def inverse_roots(
+    slopes: Sequence[jax.Array], units: Sequence[jax.Array], above: jax.Array, p: float
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Two finite factors each of ``unit * (slope * 2**above)**(-1/p)``; 0 for 0."""
+    dtype = slopes[0].dtype
+    factor, exponent = _root_of_power(above, p, dtype)
+    shared = power_of_two(-exponent, dtype)
+
+    def inverse(slope: jax.Array, unit: jax.Array) -> jax.Array:
+        infinite = jnp.full_like(slope, jnp.inf)
+        positive = lax.select(slope != 0, slope, infinite)
+        inverse = unit / _float_root(positive * factor, p)
+        return jnp.minimum(inverse, jnp.finfo(dtype).max)
+
+    return [(inverse(*pair), shared) for pair in zip(slopes, units, strict=True)]
 
 
-def _root(x: Mass, p: float) -> Scaled:
-    """The norm of a mass that is positive everywhere."""
-    dtype = x.mantissa.dtype
+def _root_of_power(
+    exponent: jax.Array, p: float, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array]:
+    """What to multiply by before a root, and its exponent, for ``2**exponent``."""
     if p.is_integer():
         below = int(p) * NOWHERE // 2**4  # unsigned, XLA divides by a shift
-        above = (x.exponent - below).astype(jnp.uint32)
+        above = (exponent - below).astype(jnp.uint32)
         whole = (above // jnp.uint32(p)).astype(jnp.int32) + below // int(p)
-        mantissa = x.mantissa * power_of_two(x.exponent - int(p) * whole, dtype)
-    else:
-        exact = x.exponent.astype(dtype) / p
-        whole = jnp.floor(exact).astype(jnp.int32)
-        mantissa = x.mantissa * jnp.exp2(p * (exact - jnp.floor(exact)))
-    return Scaled(_float_root(mantissa, p), whole)
+        return power_of_two(exponent - int(p) * whole, dtype), whole
+    exact = exponent.astype(dtype) / p
+    rest = p * (exact - jnp.floor(exact))
+    return jnp.exp2(rest), jnp.floor(exact).astype(jnp.int32)
 
 
 def _float_root(x: jax.Array, p: float) -> jax.Array:

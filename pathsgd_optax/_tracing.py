@@ -12,11 +12,10 @@ from jax.extend.core import ClosedJaxpr
 
 from pathsgd_optax import _mass
 from pathsgd_optax._interpreter import constant, interpret
-from pathsgd_optax._mass import Mass
+from pathsgd_optax._mass import Mass, Power
 from pathsgd_optax._network import (
     NO_PATH,
     Described,
-    Factors,
     Parameter,
     Scaling,
     check_leaves,
@@ -252,9 +251,9 @@ def _uses(
     on_path: set[int] = set()
 
     def run(leaves: list[jax.Array], known: list[jax.Array]) -> None:
-        context, weights, masses = _start(leaves, 1.0, gammas=True)
+        context, weights, powers = _start(leaves, 1.0, gammas=True)
         context = dataclasses.replace(context, uses=uses)
-        output = _run(context, jaxpr, weights, masses, inputs, known)
+        output = _run(context, jaxpr, weights, powers, inputs, known)
         if not (isinstance(output, Value) and output.is_data):
             raise ValueError(
                 "the outputs of apply_fn are not floating values that depend on x."
@@ -269,8 +268,8 @@ def _uses(
 def _path_norm(
     network: TracedNetwork, leaves: Sequence[jax.Array], p: float, constants: Any
 ) -> Scaled:
-    context, weights, masses = _start(leaves, p, gammas=False)
-    return _mass.root(_total(network, context, weights, masses, constants), p)
+    context, weights, powers = _start(leaves, p, gammas=False)
+    return _mass.root(_total(network, context, weights, powers, constants), p)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p", "normalize"))
@@ -281,34 +280,33 @@ def _scaling(
     normalize: bool,
     constants: Any,
 ) -> Scaling:
-    context, weights, masses = _start(leaves, p, gammas=True)
+    context, weights, powers = _start(leaves, p, gammas=True)
 
     def total(mantissas: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        pairs = zip(masses, mantissas, strict=True)
-        moved = [mass._replace(mantissa=mantissa) for mass, mantissa in pairs]
+        pairs = zip(powers, mantissas, strict=True)
+        moved = [x._replace(mantissa=mantissa) for x, mantissa in pairs]
         phi = _total(network, context, weights, moved, constants)
         return phi.mantissa, phi.exponent
 
-    phi, pull, above = jax.vjp(total, [x.mantissa for x in masses], has_aux=True)
+    phi, pull, above = jax.vjp(total, [x.mantissa for x in powers], has_aux=True)
     norm = _mass.root(Mass(phi, above, above), p)
     if normalize:
         [slopes] = pull(1 / jnp.where(phi != 0, phi, 1))
         above = jnp.int32(0)
     else:
         [slopes] = pull(jnp.ones_like(phi))
+    roots = _mass.inverse_roots(slopes, [x.unit for x in powers], above, p)
     factors = (
-        () if parameter.role == NO_PATH else _factors(slope, above, mass, p)
-        for parameter, slope, mass in zip(
-            network.parameters, slopes, masses, strict=True
-        )
+        () if parameter.role == NO_PATH else pair
+        for parameter, pair in zip(network.parameters, roots, strict=True)
     )
     return Scaling(norm, tuple(factors))
 
 
 def _start(
     leaves: Sequence[jax.Array], p: float, gammas: bool
-) -> tuple[Context, list[jax.Array], list[Mass]]:
-    """The weights, in the dtype of the masses, and their masses."""
+) -> tuple[Context, list[jax.Array], list[Power]]:
+    """The weights, in the dtype of the masses, and their p-th powers."""
     if math.isinf(p):
         raise ValueError(
             "p = inf has no scaling in a traced network: the derivative of a maximum "
@@ -316,36 +314,35 @@ def _start(
         )
     dtype = path_dtype(*leaves)
     weights = [leaf.astype(dtype) for leaf in leaves]
-    masses = [_mass.mass(weight, p) for weight in weights]
-    return Context(p, dtype, gammas, Uses()), weights, masses
+    powers = [_mass.power(weight, p) for weight in weights]
+    return Context(p, dtype, gammas, Uses()), weights, powers
 
 
 def _total(
     network: TracedNetwork,
     context: Context,
     weights: Sequence[jax.Array],
-    masses: Sequence[Mass],
+    powers: Sequence[Power],
     constants: Any,
 ) -> Mass:
     """The mass of all paths."""
     known = jax.tree.leaves(constants)
-    output = _run(context, network.jaxpr, weights, masses, network.inputs, known)
-    mass = context.mass(output)
-    return mass._replace(mantissa=jnp.sum(mass.mantissa))
+    output = _run(context, network.jaxpr, weights, powers, network.inputs, known)
+    return _mass.total(context.mass(output))
 
 
 def _run(
     context: Context,
     jaxpr: ClosedJaxpr,
     weights: Sequence[jax.Array],
-    masses: Sequence[Mass],
+    powers: Sequence[Power],
     inputs: Sequence[jax.ShapeDtypeStruct],
     constants: Sequence[jax.Array],
 ) -> Any:
     """The network's outputs, as path values."""
     leaves = [
-        Value(weight, mass, leaves=frozenset([(k, 1)]))
-        for k, (weight, mass) in enumerate(zip(weights, masses, strict=True))
+        Value(weight, _mass.of_power(power, context.p), leaves=frozenset([(k, 1)]))
+        for k, (weight, power) in enumerate(zip(weights, powers, strict=True))
     ]
     data = [_input(context, spec) for spec in inputs]
     first = map(constant, jaxpr.consts)
@@ -359,9 +356,3 @@ def _input(context: Context, spec: jax.ShapeDtypeStruct) -> Operand:
     if not jnp.issubdtype(spec.dtype, jnp.floating):
         return Indices()
     return Value(None, _mass.of_exponent(jnp.ones(spec.shape, context.dtype), 0))
-
-
-def _factors(slope: jax.Array, above: jax.Array, mass: Mass, p: float) -> Factors:
-    """(slope * 2**above)**(-1/p), for a mass at its exponent."""
-    exponent = above - mass.exponent
-    return _mass.inverse_root(Mass(slope, exponent, exponent), p)

@@ -76,9 +76,14 @@ def test_zeros_have_no_say_in_the_exponent_of_a_sum(first):
         np.testing.assert_array_equal(total.mantissa, x.mantissa)
 
 
+def normalized(x):
+    inverse, exponent, order = _mass.unit(x)
+    return _mass.Mass(x.mantissa * inverse, exponent, order)
+
+
 def test_sums_of_zeros_keep_exponents_for_their_slopes():
     def total(mantissa):
-        x = _mass.normalized(_mass.of_exponent(mantissa, 7))
+        x = normalized(_mass.of_exponent(mantissa, 7))
         y = _mass.add(x, _mass.ordered(_mass.of_exponent(jnp.zeros(3), 3)))
         return jnp.sum(y.mantissa), y.exponent
 
@@ -87,9 +92,9 @@ def test_sums_of_zeros_keep_exponents_for_their_slopes():
 
 
 @given(exponent=st.integers(-120, 120))
-def test_normalized_takes_the_magnitude_out(exponent):
+def test_the_unit_is_the_magnitude(exponent):
     x = _mass.of_exponent(jnp.ldexp(jnp.abs(numbers()), exponent), 3)
-    y = _mass.normalized(x)
+    y = normalized(x)
     assert 1 <= jnp.max(y.mantissa) < 2
     np.testing.assert_array_equal(value(x), value(y))
 
@@ -97,7 +102,7 @@ def test_normalized_takes_the_magnitude_out(exponent):
 @pytest.mark.x64
 def test_double_precision_has_its_own_bits():
     x = _mass.of_exponent(jnp.float64([3e-300, 1e-301]), 0)
-    y = _mass.normalized(x)
+    y = normalized(x)
     assert y.mantissa.dtype == jnp.float64
     assert 1 <= jnp.max(y.mantissa) < 2
     np.testing.assert_array_equal(value(x), value(y))
@@ -119,13 +124,23 @@ def test_with_slope_of_has_the_value_of_one_and_the_slope_of_the_other():
     assert jax.grad(function)(3.0) == 6
 
 
-@given(exponent=st.integers(-300, 300))
-def test_inverse_roots_are_finite_factors(exponent):
-    x = _mass.of_exponent(jnp.float32([0.0, 1e-30, 1.0]), exponent)
-    factor, other = _mass.inverse_root(x, 2.0)
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, 3.5, 4.0])
+@given(exponent=st.integers(-300, 300), unit=st.integers(-126, 127))
+def test_inverse_roots_are_finite_factors(p, exponent, unit):
+    slopes, unit = np.float32([0.0, 1e-30, 1.0]), 2.0**unit
+    arguments = [jnp.asarray(slopes)], [jnp.float32(unit)], jnp.int32(exponent)
+    [(factor, other)] = _mass.inverse_roots(*arguments, p)
     assert jnp.all(jnp.isfinite(factor)) and jnp.isfinite(other)
     assert factor[0] == 0
-    if abs(exponent) < 250:
+    roots = np.float64(slopes[1:]) ** (-1 / p)
+    if abs(exponent / p) < 125 and np.all(unit * roots < 2.0**126):
         product = np.float64(factor[1:]) * np.float64(other)
-        wanted = (np.float64(x.mantissa[1:]) * 2.0**exponent) ** -0.5
-        np.testing.assert_allclose(product, wanted, rtol=1e-6)
+        wanted = unit * roots * 2.0 ** (-exponent / p)
+        np.testing.assert_allclose(product, wanted, rtol=1e-5)
+
+
+def test_the_total_of_zeros_keeps_their_exponent():
+    total = _mass.total(_mass.of_exponent(jnp.zeros(3), -700))
+    assert (total.mantissa, total.exponent) == (0, -700)
+    total = _mass.total(_mass.of_exponent(jnp.float32([0, 2, 3]), 5))
+    assert (total.mantissa, total.exponent) == (5, 5)
