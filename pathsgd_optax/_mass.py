@@ -38,26 +38,21 @@ class Mass(NamedTuple):
 
 
 class Power(NamedTuple):
-    """``abs(x)**p``, held as ``mantissa * unit**p``.
+    """``abs(x)**p``, held as ``mantissa / inverse**p``.
 
     Powers above 2 leave a float's range so soon that the magnitude is taken out first.
     """
 
     mantissa: jax.Array
-    bits: jax.Array  # those of the unit, a power of two; shape=()
-
-    @property
-    def unit(self) -> jax.Array:
-        """The power of two, shape=()."""
-        return lax.bitcast_convert_type(self.bits, self.mantissa.dtype)
+    inverse: jax.Array  # a power of two, shape=()
 
 
 def power(x: jax.Array, p: float) -> Power:
     """``abs(x)**p``, elementwise."""
     if p <= 2:
-        return Power(_float_power(x, p), _bits_of_one(x.dtype))
-    bits, _ = _unit_bits(x)
-    return Power(_float_power(x * _inverse(bits, x.dtype), p), bits)
+        return Power(_float_power(x, p), jnp.ones((), x.dtype))
+    inverse = _inverse_unit(_peak(x))
+    return Power(_float_power(x * inverse, p), inverse)
 
 
 def _float_power(x: jax.Array, p: float) -> jax.Array:
@@ -72,7 +67,7 @@ def mass(x: jax.Array, p: float) -> Mass:
 
 def of_power(x: Power, p: float) -> Mass:
     """The same number."""
-    exponent = _exponent(x.bits, x.mantissa.dtype)
+    exponent = _unit_exponent(x.inverse)
     if p.is_integer():
         exponent = exponent * jnp.int32(p)
         return Mass(x.mantissa, exponent, exponent)
@@ -95,36 +90,33 @@ def ordered(x: Mass) -> Mass:
 
 def unit(x: Mass) -> Mass:
     """The power of two at or below the largest entry; 1 for zeros."""
-    dtype = x.mantissa.dtype
-    bits, live = _unit_bits(x.mantissa)
-    exponent = x.exponent + _exponent(bits, dtype)
-    order = lax.select(live, exponent, jnp.int32(NOWHERE))
-    return Mass(_inverse(bits, dtype), exponent, order)
+    peak = _peak(x.mantissa)
+    inverse = _inverse_unit(peak)
+    exponent = x.exponent + _unit_exponent(inverse)
+    live = peak >= jnp.finfo(peak.dtype).tiny
+    return Mass(inverse, exponent, lax.select(live, exponent, jnp.int32(NOWHERE)))
 
 
-def _unit_bits(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The bits of the power of two at or below the peak; of 1, and False, for zeros."""
-    ones = _bits_of_one(x.dtype)
-    peak = jnp.max(jnp.abs(lax.stop_gradient(x)))
-    bits = lax.bitcast_convert_type(peak, ones.dtype)
-    bits = bits & -(1 << jnp.finfo(x.dtype).nmant)
-    live = bits != 0
-    return lax.select(live, bits, ones), live
+def _peak(x: jax.Array) -> jax.Array:
+    return jnp.max(jnp.abs(lax.stop_gradient(x)))
 
 
-def _bits_of_one(dtype: jnp.dtype) -> jax.Array:
-    return lax.bitcast_convert_type(jnp.ones((), dtype), integer_dtype(dtype))
+def _inverse_unit(peak: jax.Array) -> jax.Array:
+    """1 over the power of two at or below the peak; 1 for 0, and what isn't normal.
+
+    A division, which XLA does not repeat where the result is used.
+    """
+    dtype = peak.dtype
+    bits = lax.bitcast_convert_type(peak, integer_dtype(dtype))
+    below = lax.bitcast_convert_type(bits & -(1 << jnp.finfo(dtype).nmant), dtype)
+    return 1 / lax.select(below != 0, below, jnp.ones((), dtype))
 
 
-def _inverse(bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """1 over the power of two with these bits."""
-    return lax.bitcast_convert_type(2 * _bits_of_one(dtype) - bits, dtype)
-
-
-def _exponent(bits: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The exponent of the power of two with these bits."""
-    beyond_one = bits - _bits_of_one(dtype)
-    return (beyond_one >> jnp.finfo(dtype).nmant).astype(jnp.int32)
+def _unit_exponent(inverse: jax.Array) -> jax.Array:
+    """The exponent of 1 over this power of two."""
+    info = jnp.finfo(inverse.dtype)
+    biased = lax.bitcast_convert_type(inverse, integer_dtype(info.dtype)) >> info.nmant
+    return (info.maxexp - 1 - biased).astype(jnp.int32)
 
 
 def aligned(x: Mass, exponent: jax.Array) -> jax.Array:
@@ -198,20 +190,23 @@ def root(x: Mass, p: float) -> Scaled:
 
 
 def inverse_roots(
-    slopes: Sequence[jax.Array], units: Sequence[jax.Array], above: jax.Array, p: float
+    slopes: Sequence[jax.Array], powers: Sequence[Power], above: jax.Array, p: float
 ) -> list[tuple[jax.Array, jax.Array]]:
-    """Two finite factors each of ``unit * (slope * 2**above)**(-1/p)``; 0 for 0."""
+    """Two finite factors each of 1 over the p-th root of a derivative; 0 for 0.
+
+    The slopes are those of a mass of this exponent by the powers' mantissas.
+    """
     dtype = slopes[0].dtype
     factor, exponent = _root_of_power(above, p, dtype)
     shared = power_of_two(-exponent, dtype)
 
-    def inverse(slope: jax.Array, unit: jax.Array) -> jax.Array:
+    def own(slope: jax.Array, power: Power) -> jax.Array:
         infinite = jnp.full_like(slope, jnp.inf)
         positive = lax.select(slope != 0, slope, infinite)
-        inverse = unit / _float_root(positive * factor, p)
-        return jnp.minimum(inverse, jnp.finfo(dtype).max)
+        root = _float_root(positive * factor, p) * power.inverse
+        return jnp.minimum(1 / root, jnp.finfo(dtype).max)
 
-    return [(inverse(*pair), shared) for pair in zip(slopes, units, strict=True)]
+    return [(own(*pair), shared) for pair in zip(slopes, powers, strict=True)]
 
 
 def _root_of_power(

@@ -295,7 +295,7 @@ def _scaling(
         above = jnp.int32(0)
     else:
         [slopes] = pull(jnp.ones_like(phi))
-    roots = _mass.inverse_roots(slopes, [x.unit for x in powers], above, p)
+    roots = _mass.inverse_roots(slopes, powers, above, p)
     factors = (
         () if parameter.role == NO_PATH else pair
         for parameter, pair in zip(network.parameters, roots, strict=True)
