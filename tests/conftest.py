@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from tests.programs import QUICK
+from tests.programs import XLA_FLAGS
 
 
 DEVICES = "--xla_force_host_platform_device_count=8"
 
 # XLA reads them when it is first used.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK} {DEVICES}"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS} {DEVICES}"
 
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

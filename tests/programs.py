@@ -1,9 +1,10 @@
 """How tests compile their programs.
 
 Most programs run once, on a few numbers: they take longer to compile than to run. So
-the tests' process has XLA write them without optimisations, by its older and quicker
-code generator. Where the point is what users get, such as the bits of their numbers,
-a program is compiled by `as_users_do` in place of `jax.jit`.
+the tests' process has XLA write them without optimisations, and by its older and
+quicker code generator where JAX still has it, before 0.11. Where the point is what
+users get, such as the bits of their numbers, a program is compiled by `as_users_do` in
+place of `jax.jit`.
 """
 
 import functools
@@ -11,18 +12,22 @@ import functools
 import jax
 
 
-QUICK = (
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false"
-)
-"""The XLA_FLAGS of the tests."""
+DEFAULTS = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+}
 
-as_users_do = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 3,
-        "xla_llvm_disable_expensive_passes": False,
-        "xla_cpu_use_fusion_emitters": True,
-    },
-)
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+if jax.__version_info__ < (0, 11):
+    DEFAULTS["xla_cpu_use_fusion_emitters"] = True
+    QUICK["xla_cpu_use_fusion_emitters"] = False
+
+XLA_FLAGS = " ".join(f"--{name}={value}".lower() for name, value in QUICK.items())
+"""What makes programs quick to compile."""
+
+as_users_do = functools.partial(jax.jit, compiler_options=DEFAULTS)
 """`jax.jit`, with what XLA does where no flags are set."""

@@ -8,7 +8,7 @@ import nbclient
 import pytest
 
 from benchmarks.figures import COLOURS
-from tests.programs import QUICK
+from tests.programs import XLA_FLAGS
 
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +26,7 @@ def sources(notebook):
 
 
 def test_runs_from_a_fresh_kernel(path, monkeypatch, tmp_path):
-    monkeypatch.setenv("XLA_FLAGS", QUICK)  # of one device
+    monkeypatch.setenv("XLA_FLAGS", XLA_FLAGS)  # of one device
     monkeypatch.setenv("PATHSGD_PRESET", "smoke")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = jupytext.read(path)
