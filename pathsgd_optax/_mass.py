@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pathsgd_optax._scaled import Scaled, integer_dtype, magnitude
+from pathsgd_optax._scaled import Scaled, exponent_of, integer_dtype, magnitude
 
 
 NOWHERE = -(2**24)
@@ -66,7 +66,7 @@ def mass(x: jax.Array, p: float) -> Mass:
 
 
 def of_power(x: Power, p: float) -> Mass:
-    """The same number."""
+    """The same number, as a mass."""
     exponent = _unit_exponent(x.inverse)
     if p.is_integer():
         exponent = exponent * jnp.int32(p)
@@ -114,9 +114,7 @@ def _inverse_unit(peak: jax.Array) -> jax.Array:
 
 def _unit_exponent(inverse: jax.Array) -> jax.Array:
     """The exponent of 1 over this power of two."""
-    info = jnp.finfo(inverse.dtype)
-    biased = lax.bitcast_convert_type(inverse, integer_dtype(info.dtype)) >> info.nmant
-    return (info.maxexp - 1 - biased).astype(jnp.int32)
+    return 1 - exponent_of(inverse)
 
 
 def aligned(x: Mass, exponent: jax.Array) -> jax.Array:

@@ -32,7 +32,7 @@ def scaled(mantissa: jax.Array, exponent: jax.Array | int = 0) -> Scaled:
     """Moves the magnitude of the largest entry of ``mantissa`` into the exponent."""
     peak = jnp.max(lax.stop_gradient(mantissa), initial=0)
     largest = -jnp.finfo(peak.dtype).minexp
-    shift = jnp.clip(_exponent(peak), -largest, largest)
+    shift = jnp.clip(exponent_of(peak), -largest, largest)
     exponent = jnp.where(peak != 0, exponent + shift, ZERO_EXPONENT)
     return Scaled(mantissa * _power_of_two(-shift, peak.dtype), exponent)
 
@@ -72,7 +72,7 @@ def _power_of_two(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
     return lax.bitcast_convert_type(biased.astype(integer) << info.nmant, dtype)
 
 
-def _exponent(x: jax.Array) -> jax.Array:
+def exponent_of(x: jax.Array) -> jax.Array:
     """The int32 that brings ``x * 2**-exponent`` to [0.5, 1), for a normal x > 0."""
     info, integer = jnp.finfo(x.dtype), integer_dtype(x.dtype)
     biased = lax.bitcast_convert_type(x, integer) >> info.nmant
