@@ -2,8 +2,8 @@
 
 A layer's path norms take one reading of its kernel. XLA fuses a sum of squares into
 that reading on any device. On a CPU it writes out an operand that a norm needs twice,
-for the peak and for the sum, and its reductions are as slow as the memory: there, a few
-neighbouring units are combined first, and both directions share one reading.
+for the peak and for the sum, and its reductions of rows are slower than the memory:
+there, a few units are combined first, and both directions share one reading.
 """
 
 import functools
@@ -24,6 +24,12 @@ LIFT = 2.0**32
 LARGE = 2**20
 """The entries from which on a kernel is beyond the processor's caches."""
 
+ORDERS = (1, 2)
+"""The orders whose powers of norms stay in range, but for extreme weights."""
+
+FEWEST = 4
+"""The units to combine that make blocks worth their while."""
+
 
 def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     """The l_p norm of ``abs(kernel) * x`` along ``axis``.
@@ -37,98 +43,147 @@ def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     Returns:
       Array of ``x``'s dtype, of the other axis' size.
     """
-    if p == 2 and kernel.size >= LARGE:
-        return _root(_sum_of_squares(kernel, LIFT * x, axis), kernel, x, axis)
-    return _norm(kernel, x, p, axis)
+    if p not in ORDERS or kernel.size < LARGE:
+        return _norm(kernel, x, p, axis)
+    folded = _folded_mass if axis == 0 else _mass
+    mass = _on_cpu(folded, _mass, p=p, axis=axis)(kernel, LIFT * x)
+    return _root(mass, kernel, x, p, axis)
 
 
 def contract_both(
     kernel: jax.Array, sources: jax.Array, targets: jax.Array, p: float
 ) -> tuple[jax.Array, jax.Array]:
     """`contract` of ``sources`` along axis 0, and of ``targets`` along axis 1."""
-    if p != 2 or kernel.size < LARGE:
+    folds = [_split(length)[-1] for length in kernel.shape]
+    if p not in ORDERS or kernel.size < LARGE or min(folds) < FEWEST:
         return contract(kernel, sources, p, 0), contract(kernel, targets, p, 1)
-    squares = _on_cpu(_both_blocked, _both)
-    forward, backward = squares(kernel, LIFT * sources, LIFT * targets)
-    return _root(forward, kernel, sources, 0), _root(backward, kernel, targets, 1)
+    masses = _on_cpu(_both_blocked, _both, p=p)
+    forward, backward = masses(kernel, LIFT * sources, LIFT * targets)
+    return _root(forward, kernel, sources, p, 0), _root(backward, kernel, targets, p, 1)
 
 
 def _on_cpu(
-    blocked: Callable[..., Any], plain: Callable[..., Any]
+    blocked: Callable[..., Any], plain: Callable[..., Any], **options: Any
 ) -> Callable[..., Any]:
-    return functools.partial(lax.platform_dependent, cpu=blocked, default=plain)
+    return functools.partial(
+        lax.platform_dependent,
+        cpu=functools.partial(blocked, **options),
+        default=functools.partial(plain, **options),
+    )
 
 
 def _edges(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
     return kernel.astype(x.dtype) * jnp.expand_dims(x, 1 - axis)
 
 
-# The order 2.
+def _split(length: int) -> tuple[int, int, int]:
+    """The sizes of three axes: the first keeps a sharding, few are along the last."""
+    outer = math.gcd(length, 16)
+    fold = max(k for k in range(1, 11) if length // outer % k == 0)
+    return outer, length // outer // fold, fold
 
 
-def _sum_of_squares(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
-    return jnp.sum(jnp.square(_edges(kernel, x, axis)), axis)
+def _neighbours(kernel: jax.Array, x: jax.Array, axis: int) -> list[jax.Array]:
+    """`_edges` in parts, in which the axis has a few times fewer entries."""
+    fold = _split(kernel.shape[axis])[-1]
+    before, after = kernel.shape[:axis], kernel.shape[axis + 1 :]
+    kernel = jnp.reshape(kernel, (*before, -1, fold, *after))
+    return [
+        _edges(lax.index_in_dim(kernel, k, axis + 1, keepdims=False), part, axis)
+        for k, part in enumerate(jnp.reshape(x, (-1, fold)).T)
+    ]
 
 
-def _root(squares: jax.Array, kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
-    """The root of a lifted sum of squares, or the norm where they are out of range."""
-    info = jnp.finfo(squares.dtype)
+def _total(x: jax.Array, axis: int) -> jax.Array:
+    """The sum, as a product: XLA would draw what makes ``x`` into a reduction."""
+    ones = jnp.ones(x.shape[axis], x.dtype)
+    return jnp.tensordot(x, ones, (axis, 0), precision=lax.Precision.HIGHEST)
+
+
+# Powers of norms, in one reading.
+
+
+def _mass(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
+    return jnp.sum(_power(_edges(kernel, x, axis), p), axis)
+
+
+def _folded_mass(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
+    powers = [_power(edges, p) for edges in _neighbours(kernel, x, axis)]
+    return _total(functools.reduce(jnp.add, powers), axis)
+
+
+def _power(edges: jax.Array, p: float) -> jax.Array:
+    return magnitude(edges) if p == 1 else jnp.square(edges)
+
+
+def _root(
+    mass: jax.Array, kernel: jax.Array, x: jax.Array, p: float, axis: int
+) -> jax.Array:
+    """The root of a lifted mass, or the norm where that is out of range."""
+    info = jnp.finfo(mass.dtype)
     lowest = float(info.tiny) / float(info.eps) ** 2
-    in_range = jnp.all((squares > lowest) & (squares < jnp.inf))
-    return lax.cond(
-        in_range,
-        lambda: jnp.sqrt(jnp.where(in_range, squares, 1)) / LIFT,
-        lambda: _norm(kernel, x, 2.0, axis),
-    )
+    in_range = jnp.all((mass > lowest) & (mass < jnp.inf))
+
+    def root() -> jax.Array:
+        safe = jnp.where(in_range, mass, 1)
+        return (safe if p == 1 else jnp.sqrt(safe)) / LIFT
+
+    return lax.cond(in_range, root, lambda: _norm(kernel, x, p, axis))
 
 
 def _both(
-    kernel: jax.Array, sources: jax.Array, targets: jax.Array
+    kernel: jax.Array, sources: jax.Array, targets: jax.Array, p: float
 ) -> tuple[jax.Array, jax.Array]:
-    forward = _sum_of_squares(kernel, sources, 0)
-    return forward, _sum_of_squares(kernel, targets, 1)
+    return _mass(kernel, sources, p, 0), _mass(kernel, targets, p, 1)
 
 
 def _both_blocked(
-    kernel: jax.Array, sources: jax.Array, targets: jax.Array
+    kernel: jax.Array, sources: jax.Array, targets: jax.Array, p: float
 ) -> tuple[jax.Array, jax.Array]:
     """Reads a block of rows from memory once, and from the cache the second time.
 
-    A block takes rows from all over the kernel, as the scan runs over the second of
-    the axes into which the rows are split: they keep their sharding on the first.
+    Block k takes rows from all over the kernel, those at k of the second of the three
+    axes into which rows are split: they keep their sharding on the first. It is read in
+    place only if each part of it that is read is sliced from the kernel by itself.
     """
-    rows, columns = kernel.shape
-    stride = math.gcd(rows, 16)
-    fold = _divisor(rows // stride, 32)
-    kernel = jnp.reshape(kernel, (stride, -1, fold, columns))
-    sources = jnp.reshape(sources, (stride, -1, fold))
+    (rows, blocks, row), (columns, lanes, column) = map(_split, kernel.shape)
+    kernel = jnp.reshape(kernel, (rows, blocks, row, columns, column, lanes))
+    sources = jnp.reshape(sources, (rows, blocks, row, 1, 1, 1))
+    targets = jnp.reshape(targets, (1, 1, 1, columns, column, lanes))
 
-    def step(sums: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
-        block = lax.dynamic_index_in_dim(kernel, k, axis=1, keepdims=False)
-        units = lax.dynamic_index_in_dim(sources, k, axis=1, keepdims=False)
-        squares = [
-            jnp.square(_edges(block[:, row], units[:, row], axis=0))
-            for row in range(fold)
-        ]
-        backward = jnp.sum(
-            jnp.square(block.astype(targets.dtype) * targets[None, None]), axis=-1
-        )
-        return functools.reduce(jnp.add, squares, sums), backward
+    def step(forward: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def powers(x: jax.Array, axis: int) -> list[jax.Array]:
+            parts = [
+                (_part(kernel, k, axis, place), _part(x, k, axis, place))
+                for place in range(kernel.shape[axis])
+            ]
+            return [_power(weight.astype(x.dtype) * unit, p) for weight, unit in parts]
 
-    sums = jnp.zeros((stride, columns), sources.dtype)
-    sums, backward = lax.scan(step, sums, jnp.arange(kernel.shape[1]))
-    return jnp.sum(sums, 0), jnp.ravel(jnp.moveaxis(backward, 0, 1))
+        backward = _total(functools.reduce(jnp.add, powers(targets, 4)), -1)
+        forward = functools.reduce(jnp.add, powers(sources, 2), forward)
+        return forward, jnp.sum(backward, (1, 3, 4))
+
+    forward = jnp.zeros((rows, 1, 1, columns, column, lanes), sources.dtype)
+    forward, backward = lax.scan(step, forward, jnp.arange(blocks))
+    return jnp.ravel(jnp.sum(forward, 0)), jnp.ravel(jnp.moveaxis(backward, 0, 1))
+
+
+def _part(x: jax.Array, k: jax.Array, axis: int, place: int) -> jax.Array:
+    """Block k at one place of another axis; of an axis of size 1 its only entry."""
+    starts: list[Any] = [0] * x.ndim
+    sizes = list(x.shape)
+    starts[1], sizes[1] = k, 1
+    starts[axis], sizes[axis] = place, 1
+    return lax.dynamic_slice(x, starts, sizes)
 
 
 # Any order.
 
 
 def _norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
-    plain = functools.partial(_plain_norm, p=p, axis=axis)
-    folded = functools.partial(_folded_norm, p=p, axis=axis)
     if math.isinf(p) or kernel.size < LARGE:
-        return plain(kernel, x)
-    return _on_cpu(folded, plain)(kernel, x)
+        return _plain_norm(kernel, x, p, axis)
+    return _on_cpu(_folded_norm, _plain_norm, p=p, axis=axis)(kernel, x)
 
 
 def _plain_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
@@ -136,22 +191,5 @@ def _plain_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Arr
 
 
 def _folded_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
-    """Combines neighbours; as many as leave most factors of two for a sharding."""
-    length = kernel.shape[axis]
-    folds = [k for k in range(4, 17) if length % k == 0]
-    fold = max(folds, key=lambda k: (_factors_of_two(length // k), k), default=1)
-    before, after = kernel.shape[:axis], kernel.shape[axis + 1 :]
-    kernel = jnp.reshape(kernel, (*before, length // fold, fold, *after))
-    slices = [
-        _edges(lax.index_in_dim(kernel, k, axis + 1, keepdims=False), part, axis)
-        for k, part in enumerate(jnp.reshape(x, (-1, fold)).T)
-    ]
-    return norm(combine([magnitude(part) for part in slices], p), p, axis)
-
-
-def _divisor(n: int, limit: int) -> int:
-    return max(k for k in range(1, limit + 1) if n % k == 0)
-
-
-def _factors_of_two(n: int) -> int:
-    return n & -n
+    neighbours = map(magnitude, _neighbours(kernel, x, axis))
+    return norm(combine(list(neighbours), p), p, axis)

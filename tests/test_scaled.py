@@ -215,6 +215,20 @@ def test_large_layers_agree_with_float64(p):
     np.testing.assert_allclose(phi, np.exp(log_phi), rtol=1e-5)
 
 
+@pytest.mark.parametrize("p", [1, 2])
+def test_large_layers_with_dead_units_agree_with_float64(p):
+    params = networks.dense_tree((3, 1024, 1100, 2), bias=False, seed=3)
+    kernel = params["Dense_1"]["kernel"]
+    params["Dense_1"]["kernel"] = kernel.at[:, 4].set(0).at[7].set(0)
+    network = pathsgd.layered_network(params)
+    with np.errstate(divide="ignore"):
+        log_gamma, _ = oracles.log_path_scaling(networks.layers(params), p)
+    gamma = networks.tree_like(params, jax.tree.map(np.exp, log_gamma))
+    measured, _ = _measure(network, params, p)
+    assert np.all(measured["Dense_0"]["kernel"][:, 7] == 0)
+    chex.assert_trees_all_close(measured, gamma, rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize(
     "widths, p, spread",
     [
@@ -223,6 +237,7 @@ def test_large_layers_agree_with_float64(p):
         ((5, 6, 7, 3), 2, 26),
         ((5, 6, 7, 3), 3.5, 9),
         ((5, 6, 7, 3), jnp.inf, 26),
+        ((3, 1024, 1100, 2), 1, 9),
         ((3, 1024, 1100, 2), 2, 9),
         ((3, 1024, 1100, 2), 3.5, 26),
     ],
