@@ -8,7 +8,9 @@ operations; besides they read the weights twice and write as many slopes, which 
 11.7 million weights of ResNet-18 is 140 MB, against the some 60 GFLOP of the step.
 
 A compiler does the work of a gradient too, and that of the magnitudes: an exponent for
-each convolution, and for each sum the power of two that brings both sides to one.
+each convolution, and for each sum the power of two that brings both sides to one. The
+network's own gradient is compiled twice for comparison: with the running averages, as
+gamma sees the network, and with those of the batch, as a training step does.
 """
 
 import functools
@@ -80,13 +82,9 @@ def test_compilation_of_gamma(benchmark, depth, p):
     params, statistics = shapes["params"], shapes["batch_stats"]
     images = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)
-    model = resnets.ResNet(depth)
     start = time.perf_counter()
     network = _network(depth, shapes, 224)
     trace = time.perf_counter() - start
-
-    def gamma(params, constants):
-        return pathsgd.path_scaling(network, params, p, constants)
 
     def seconds(function, *arguments):
         jax.clear_caches()
@@ -94,13 +92,25 @@ def test_compilation_of_gamma(benchmark, depth, p):
         jax.jit(function).lower(*arguments).compile()
         return time.perf_counter() - start
 
-    def ratio():
-        gradient = jax.grad(functools.partial(_loss, model), has_aux=True)
-        own = seconds(gradient, params, statistics, images, labels)
-        return seconds(gamma, params, {"batch_stats": statistics}) / own
+    def of_gamma():
+        gamma = functools.partial(pathsgd.path_scaling, network, p=p)
+        constants = {"batch_stats": statistics}
+        return seconds(lambda params, c: gamma(params, constants=c), params, constants)
+
+    def of_gradient(train):
+        loss = functools.partial(_loss, resnets.ResNet(depth, train))
+        gradient = jax.grad(loss, has_aux=True)
+        return seconds(gradient, params, statistics, images, labels)
+
+    def quotients():
+        gamma = of_gamma()
+        return gamma / of_gradient(train=False), gamma / of_gradient(train=True)
 
     name = f"ResNet-{depth}, p = {p}"
     report(benchmark, {f"{name}, trace, s": trace})
-    quotients = [ratio() for _ in range(2)]
-    quotients.append(benchmark.pedantic(ratio, rounds=1))
-    report(benchmark, {f"{name}, gamma / gradient": np.median(quotients)})
+    of_gradient(train=False)
+    found = [quotients() for _ in range(2)]
+    found.append(benchmark.pedantic(quotients, rounds=1))
+    own, training = np.median(found, axis=0)
+    report(benchmark, {f"{name}, gamma / gradient": own})
+    report(benchmark, {f"{name}, gamma / training gradient": training})

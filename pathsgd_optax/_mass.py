@@ -4,7 +4,8 @@ A network on masses is linear, so its derivatives are its gammas. Exponents are
 constants to differentiation: they move a number's magnitude, not its value.
 
 A large network has thousands of these operations, and XLA repeats the scalar ones
-wherever their result is used. So they are few, and exponents are written as bits.
+wherever their result is used, unless that is a reduction or a division. So they are
+few, exponents are written as bits, and what many arrays use is divided last.
 """
 
 import functools
@@ -15,8 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pathsgd_optax._scaled import Scaled, exponent_of, integer_dtype, magnitude
+from pathsgd_optax._scaled import Scaled, biased_exponent, integer_dtype, magnitude
 
+
+_traced_once = functools.partial(jax.jit, inline=True)
+"""For functions that a large network calls hundreds of times, on the same shapes."""
 
 NOWHERE = -(2**24)
 """The order of an array of zeros: below that of anything it is added to."""
@@ -101,20 +105,19 @@ def _peak(x: jax.Array) -> jax.Array:
     return jnp.max(jnp.abs(lax.stop_gradient(x)))
 
 
+@_traced_once
 def _inverse_unit(peak: jax.Array) -> jax.Array:
-    """1 over the power of two at or below the peak; 1 for 0, and what isn't normal.
-
-    A division, which XLA does not repeat where the result is used.
-    """
+    """1 over the power of two at or below the peak; 1 for 0, and what isn't normal."""
     dtype = peak.dtype
     bits = lax.bitcast_convert_type(peak, integer_dtype(dtype))
     below = lax.bitcast_convert_type(bits & -(1 << jnp.finfo(dtype).nmant), dtype)
     return 1 / lax.select(below != 0, below, jnp.ones((), dtype))
 
 
+@_traced_once
 def _unit_exponent(inverse: jax.Array) -> jax.Array:
     """The exponent of 1 over this power of two."""
-    return 1 - exponent_of(inverse)
+    return (1 - jnp.finfo(inverse.dtype).minexp) - biased_exponent(inverse)
 
 
 def aligned(x: Mass, exponent: jax.Array) -> jax.Array:
@@ -123,6 +126,7 @@ def aligned(x: Mass, exponent: jax.Array) -> jax.Array:
     return x.mantissa * power_of_two(shift, x.mantissa.dtype, most=RAISED)
 
 
+@functools.partial(_traced_once, static_argnames=("dtype", "most"))
 def power_of_two(
     exponent: jax.Array, dtype: jnp.dtype, most: int | None = None
 ) -> jax.Array:
@@ -156,8 +160,7 @@ def multiply(x: Mass, y: Mass) -> Mass:
 def total(x: Mass) -> Mass:
     """The sum of all entries, whose exponent XLA computes once.
 
-    Wherever a scalar is used, XLA repeats the operations that it depends on, but not a
-    reduction. That this one is of equal numbers is hidden from it.
+    It is a reduction of equal numbers, which is hidden from XLA.
     """
     known = x.mantissa >= 0
     exponent = jnp.max(jnp.where(known, x.exponent, jnp.int32(NOWHERE)))
@@ -196,15 +199,22 @@ def inverse_roots(
     """
     dtype = slopes[0].dtype
     factor, exponent = _root_of_power(above, p, dtype)
-    shared = power_of_two(-exponent, dtype)
+    shared = _finite_reciprocal(power_of_two(exponent, dtype))
+    pairs = zip(slopes, powers, strict=True)
+    return [(_inverse_root(x, power.inverse, factor, p), shared) for x, power in pairs]
 
-    def own(slope: jax.Array, power: Power) -> jax.Array:
-        infinite = jnp.full_like(slope, jnp.inf)
-        positive = lax.select(slope != 0, slope, infinite)
-        root = _float_root(positive * factor, p) * power.inverse
-        return jnp.minimum(1 / root, jnp.finfo(dtype).max)
 
-    return [(own(*pair), shared) for pair in zip(slopes, powers, strict=True)]
+@functools.partial(_traced_once, static_argnames="p")
+def _inverse_root(
+    slope: jax.Array, inverse: jax.Array, factor: jax.Array, p: float
+) -> jax.Array:
+    positive = lax.select(slope != 0, slope, jnp.full_like(slope, jnp.inf))
+    root = _float_root(positive * factor, p) * inverse
+    return _finite_reciprocal(root)
+
+
+def _finite_reciprocal(x: jax.Array) -> jax.Array:
+    return jnp.minimum(1 / x, jnp.finfo(x.dtype).max)
 
 
 def _root_of_power(
@@ -215,7 +225,7 @@ def _root_of_power(
         below = int(p) * NOWHERE // 2**4  # unsigned, XLA divides by a shift
         above = (exponent - below).astype(jnp.uint32)
         whole = (above // jnp.uint32(p)).astype(jnp.int32) + below // int(p)
-        return power_of_two(exponent - int(p) * whole, dtype), whole
+        return 1 / power_of_two(int(p) * whole - exponent, dtype), whole
     exact = exponent.astype(dtype) / p
     rest = p * (exact - jnp.floor(exact))
     return jnp.exp2(rest), jnp.floor(exact).astype(jnp.int32)

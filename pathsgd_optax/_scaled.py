@@ -74,9 +74,13 @@ def _power_of_two(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 def exponent_of(x: jax.Array) -> jax.Array:
     """The int32 that brings ``x * 2**-exponent`` to [0.5, 1), for a normal x > 0."""
-    info, integer = jnp.finfo(x.dtype), integer_dtype(x.dtype)
-    biased = lax.bitcast_convert_type(x, integer) >> info.nmant
-    return biased.astype(jnp.int32) + info.minexp
+    return biased_exponent(x) + jnp.finfo(x.dtype).minexp
+
+
+def biased_exponent(x: jax.Array) -> jax.Array:
+    """`exponent_of`, plus a constant of the dtype, as the bits of a float have it."""
+    bits = lax.bitcast_convert_type(x, integer_dtype(x.dtype))
+    return (bits >> jnp.finfo(x.dtype).nmant).astype(jnp.int32)
 
 
 def integer_dtype(dtype: jnp.dtype) -> jnp.dtype:
