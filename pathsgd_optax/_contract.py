@@ -1,4 +1,4 @@
-"""The contraction of path norms with a layer's weights, where the time is spent.
+"""Sums over all weights of a layer, where the time is spent.
 
 A layer's path norms take one reading of its kernel. XLA fuses a sum of squares into
 that reading on any device. On a CPU it writes out an operand that a norm needs twice,
@@ -28,7 +28,7 @@ ORDERS = (1, 2)
 """The orders whose powers of norms stay in range, but for extreme weights."""
 
 FEWEST = 4
-"""The units to combine that make blocks worth their while."""
+"""The fewest units whose combination makes up for a loop over blocks."""
 
 
 def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
@@ -60,6 +60,13 @@ def contract_both(
     masses = _on_cpu(_both_blocked, _both, p=p)
     forward, backward = masses(kernel, LIFT * sources, LIFT * targets)
     return _root(forward, kernel, sources, p, 0), _root(backward, kernel, targets, p, 1)
+
+
+def sum_of_squares(x: jax.Array) -> jax.Array:
+    """The sum of the squares of all entries, which need not be written out first."""
+    if x.size < LARGE or x.ndim < 2:
+        return _sum_of_squares(x)
+    return _on_cpu(_folded_sum_of_squares, _sum_of_squares)(x)
 
 
 def _on_cpu(
@@ -100,7 +107,7 @@ def _total(x: jax.Array, axis: int) -> jax.Array:
     return jnp.tensordot(x, ones, (axis, 0), precision=lax.Precision.HIGHEST)
 
 
-# Powers of norms, in one reading.
+# Sums of powers, in one reading.
 
 
 def _mass(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
@@ -110,6 +117,18 @@ def _mass(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
 def _folded_mass(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     powers = [_power(edges, p) for edges in _neighbours(kernel, x, axis)]
     return _total(functools.reduce(jnp.add, powers), axis)
+
+
+def _sum_of_squares(x: jax.Array) -> jax.Array:
+    return jnp.sum(jnp.square(x))
+
+
+def _folded_sum_of_squares(x: jax.Array) -> jax.Array:
+    *before, length, after = x.shape
+    fold = _split(length)[-1]
+    x = jnp.reshape(x, (*before, -1, fold, after))
+    parts = [lax.index_in_dim(x, k, -2, keepdims=False) for k in range(fold)]
+    return jnp.sum(_total(functools.reduce(jnp.add, map(jnp.square, parts)), -2))
 
 
 def _power(edges: jax.Array, p: float) -> jax.Array:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pathsgd_optax._contract import sum_of_squares
 from pathsgd_optax._network import Factors, is_masked, leaf_name
 from pathsgd_optax._scaled import reciprocal, zero_after
 from pathsgd_optax._types import Params
@@ -55,7 +56,7 @@ def path_metric(updates: optax.Updates, roots: Roots) -> jax.Array:
     def square(update: Any, factors: Factors) -> jax.Array | None:
         if is_hidden(update) or not factors:
             return None
-        return jnp.sum(jnp.square(_product(update, factors, 1)))
+        return sum_of_squares(_product(update, factors, 1))
 
     squares = jax.tree.map(square, updates, roots, is_leaf=is_hidden)
     return jnp.sqrt(jnp.sum(jnp.array(jax.tree.leaves(squares))))

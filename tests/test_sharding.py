@@ -40,7 +40,7 @@ def _largest_move(compiled):
 
 def _compile(optimizer, params):
     state = optimizer.init(params)
-    update = jax.jit(lambda grads, params: optimizer.update(grads, state, params)[0])
+    update = jax.jit(lambda grads, params: optimizer.update(grads, state, params))
     return update.lower(params, params).compile()
 
 
@@ -49,14 +49,14 @@ def _compile(optimizer, params):
 def test_no_weights_travel_between_devices(mesh, widths, p):
     params = networks.dense_tree(widths)
     shardings = _shardings(params, mesh)
-    optimizer = pathsgd.path_sgd(0.1, p=p, momentum=0.9)
+    optimizer = pathsgd.path_sgd(0.1, p=p, momentum=0.9, monitor=True)
     sharded = jax.device_put(params, shardings)
     compiled = _compile(optimizer, sharded)
     assert 0 < _largest_move(compiled) <= max(max(widths), 8 * 128)
-    updates = compiled(sharded, sharded)
+    updates, state = compiled(sharded, sharded)
     assert jax.tree.map(lambda u: u.sharding, updates) == shardings
     alone = _compile(optimizer, params)(params, params)
-    chex.assert_trees_all_close(updates, alone, rtol=2e-5)
+    chex.assert_trees_all_close((updates, state), alone, rtol=2e-5)
 
 
 def test_the_check_sees_weights_that_travel(mesh):
