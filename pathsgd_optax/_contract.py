@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pathsgd_optax._scaled import combine, magnitude, norm
+from pathsgd_optax._scaled import combine, magnitude, norm, root
 
 
 LIFT = 2.0**32
@@ -90,15 +90,16 @@ def _split(length: int) -> tuple[int, int, int]:
     return outer, length // outer // fold, fold
 
 
-def _neighbours(kernel: jax.Array, x: jax.Array, axis: int) -> list[jax.Array]:
-    """`_edges` in parts, in which the axis has a few times fewer entries."""
-    fold = _split(kernel.shape[axis])[-1]
-    before, after = kernel.shape[:axis], kernel.shape[axis + 1 :]
-    kernel = jnp.reshape(kernel, (*before, -1, fold, *after))
-    return [
-        _edges(lax.index_in_dim(kernel, k, axis + 1, keepdims=False), part, axis)
-        for k, part in enumerate(jnp.reshape(x, (-1, fold)).T)
-    ]
+def _folds(x: jax.Array, axis: int) -> list[jax.Array]:
+    """Parts of ``x``, in each of which the axis has a few times fewer entries."""
+    fold = _split(x.shape[axis])[-1]
+    x = jnp.reshape(x, (*x.shape[:axis], -1, fold, *x.shape[axis + 1 :]))
+    return [lax.index_in_dim(x, k, axis + 1, keepdims=False) for k in range(fold)]
+
+
+def _folded_edges(kernel: jax.Array, x: jax.Array, axis: int) -> list[jax.Array]:
+    pairs = zip(_folds(kernel, axis), _folds(x, 0), strict=True)
+    return [_edges(weights, units, axis) for weights, units in pairs]
 
 
 def _total(x: jax.Array, axis: int) -> jax.Array:
@@ -115,7 +116,7 @@ def _mass(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
 
 
 def _folded_mass(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
-    powers = [_power(edges, p) for edges in _neighbours(kernel, x, axis)]
+    powers = [_power(edges, p) for edges in _folded_edges(kernel, x, axis)]
     return _total(functools.reduce(jnp.add, powers), axis)
 
 
@@ -124,11 +125,8 @@ def _sum_of_squares(x: jax.Array) -> jax.Array:
 
 
 def _folded_sum_of_squares(x: jax.Array) -> jax.Array:
-    *before, length, after = x.shape
-    fold = _split(length)[-1]
-    x = jnp.reshape(x, (*before, -1, fold, after))
-    parts = [lax.index_in_dim(x, k, -2, keepdims=False) for k in range(fold)]
-    return jnp.sum(_total(functools.reduce(jnp.add, map(jnp.square, parts)), -2))
+    squares = map(jnp.square, _folds(x, x.ndim - 2))
+    return jnp.sum(_total(functools.reduce(jnp.add, squares), -2))
 
 
 def _power(edges: jax.Array, p: float) -> jax.Array:
@@ -142,12 +140,11 @@ def _root(
     info = jnp.finfo(mass.dtype)
     lowest = float(info.tiny) / float(info.eps) ** 2
     in_range = jnp.all((mass > lowest) & (mass < jnp.inf))
-
-    def root() -> jax.Array:
-        safe = jnp.where(in_range, mass, 1)
-        return (safe if p == 1 else jnp.sqrt(safe)) / LIFT
-
-    return lax.cond(in_range, root, lambda: _norm(kernel, x, p, axis))
+    return lax.cond(
+        in_range,
+        lambda: root(mass, p, where=in_range) / LIFT,
+        lambda: _norm(kernel, x, p, axis),
+    )
 
 
 def _both(
@@ -210,5 +207,5 @@ def _plain_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Arr
 
 
 def _folded_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
-    neighbours = map(magnitude, _neighbours(kernel, x, axis))
-    return norm(combine(list(neighbours), p), p, axis)
+    parts = map(magnitude, _folded_edges(kernel, x, axis))
+    return norm(combine(list(parts), p), p, axis)

@@ -29,6 +29,7 @@ from pathsgd_optax._network import (
 from pathsgd_optax._scaled import (
     Scaled,
     add,
+    finite,
     magnitude,
     norm,
     powers_of_two,
@@ -317,13 +318,8 @@ def _factors(
     unit = scale.exponent - unit_out.exponent
     low, high = powers_of_two(unit - unit_in.exponent, dtype)
     kernel = (
-        _finite(source * low[..., None])[..., :, None],
-        _finite(target * high[..., None])[..., None, :],
+        finite(source * low[..., None])[..., :, None],
+        finite(target * high[..., None])[..., None, :],
     )
     low, high = powers_of_two(unit, dtype)
-    return kernel, (_finite(target * low[..., None]), high[..., None])
-
-
-def _finite(x: jax.Array) -> jax.Array:
-    """Saturated, so that its product with a gradient of 0 is 0."""
-    return jnp.minimum(x, jnp.finfo(x.dtype).max)
+    return kernel, (finite(target * low[..., None]), high[..., None])

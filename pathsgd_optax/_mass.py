@@ -16,7 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pathsgd_optax._scaled import Scaled, biased_exponent, integer_dtype, magnitude
+from pathsgd_optax._scaled import (
+    Scaled,
+    biased_exponent,
+    finite,
+    integer_dtype,
+    magnitude,
+)
 
 
 _traced_once = functools.partial(jax.jit, inline=True)
@@ -199,7 +205,7 @@ def inverse_roots(
     """
     dtype = slopes[0].dtype
     factor, exponent = _root_of_power(above, p, dtype)
-    shared = _finite_reciprocal(power_of_two(exponent, dtype))
+    shared = finite(1 / power_of_two(exponent, dtype))
     pairs = zip(slopes, powers, strict=True)
     return [(_inverse_root(x, power.inverse, factor, p), shared) for x, power in pairs]
 
@@ -209,12 +215,7 @@ def _inverse_root(
     slope: jax.Array, inverse: jax.Array, factor: jax.Array, p: float
 ) -> jax.Array:
     positive = lax.select(slope != 0, slope, jnp.full_like(slope, jnp.inf))
-    root = _float_root(positive * factor, p) * inverse
-    return _finite_reciprocal(root)
-
-
-def _finite_reciprocal(x: jax.Array) -> jax.Array:
-    return jnp.minimum(1 / x, jnp.finfo(x.dtype).max)
+    return finite(1 / (_float_root(positive * factor, p) * inverse))
 
 
 def _root_of_power(

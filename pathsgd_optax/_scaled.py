@@ -98,6 +98,11 @@ def reciprocal(x: jax.Array) -> jax.Array:
     return jnp.where(x != 0, 1 / jnp.where(x != 0, x, 1), 0)
 
 
+def finite(x: jax.Array) -> jax.Array:
+    """Saturated, so that its product with a gradient of 0 is 0."""
+    return jnp.minimum(x, jnp.finfo(x.dtype).max)
+
+
 def zero_after(arrays: Sequence[jax.Array]) -> jax.Array:
     """The int32 0, known only once all of ``arrays`` are.
 
@@ -128,7 +133,7 @@ def combine(terms: Sequence[jax.Array], p: float) -> jax.Array:
         return peak
     peak, safe = _split_peak(peak)
     mass = functools.reduce(jnp.add, [_power(term / safe, p) for term in terms])
-    return safe * _root(mass, p, where=peak != 0)
+    return safe * root(mass, p, where=peak != 0)
 
 
 def norm(x: jax.Array, p: float, axis: int) -> jax.Array:
@@ -138,7 +143,7 @@ def norm(x: jax.Array, p: float, axis: int) -> jax.Array:
         return jnp.squeeze(peak, axis)
     peak, safe = _split_peak(peak)
     mass = jnp.sum(_power(x / safe, p), axis=axis, keepdims=True)
-    return jnp.squeeze(safe * _root(mass, p, where=peak != 0), axis)
+    return jnp.squeeze(safe * root(mass, p, where=peak != 0), axis)
 
 
 def _split_peak(peak: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -151,7 +156,7 @@ def _power(x: jax.Array, p: float) -> jax.Array:
     return lax.integer_pow(x, int(p)) if p.is_integer() else x**p
 
 
-def _root(mass: jax.Array, p: float, where: jax.Array) -> jax.Array:
+def root(mass: jax.Array, p: float, where: jax.Array) -> jax.Array:
     """``mass ** (1/p)``, and 0 with slope 0 outside ``where``."""
     mass = jnp.where(where, mass, 1)
     root = {1.0: lambda: mass, 2.0: lambda: jnp.sqrt(mass)}
