@@ -8,13 +8,12 @@ there, a few units are combined first, and both directions share one reading.
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pathsgd_optax._program import called, on_cpu
 from pathsgd_optax._scaled import combine, magnitude, norm, root
 
 
@@ -27,8 +26,14 @@ LARGE = 2**20
 ORDERS = (1, 2)
 """The orders whose powers of norms stay in range, but for extreme weights."""
 
+PARTS = 10
+"""The most units whose terms are added one by one; XLA writes out those of more."""
+
+TILE = 16
+"""The longest side of a tile whose sums LLVM unrolls."""
+
 FEWEST = 4
-"""The fewest units whose combination makes up for a loop over blocks."""
+"""The shortest side of a tile that makes up for writing out its sums."""
 
 
 def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
@@ -46,7 +51,7 @@ def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     if p not in ORDERS or kernel.size < LARGE:
         return _norm(kernel, x, p, axis)
     folded = _folded_mass if axis == 0 else _mass
-    mass = _on_cpu(folded, _mass, p=p, axis=axis)(kernel, LIFT * x)
+    mass = on_cpu(folded, _mass, p=p, axis=axis)(kernel, LIFT * x)
     return _root(mass, kernel, x, p, axis)
 
 
@@ -54,11 +59,10 @@ def contract_both(
     kernel: jax.Array, sources: jax.Array, targets: jax.Array, p: float
 ) -> tuple[jax.Array, jax.Array]:
     """`contract` of ``sources`` along axis 0, and of ``targets`` along axis 1."""
-    folds = [_split(length)[-1] for length in kernel.shape]
-    if p not in ORDERS or kernel.size < LARGE or min(folds) < FEWEST:
+    if p not in ORDERS or kernel.size < LARGE or _fold(TILE, *kernel.shape) < FEWEST:
         return contract(kernel, sources, p, 0), contract(kernel, targets, p, 1)
-    masses = _on_cpu(_both_blocked, _both, p=p)
-    forward, backward = masses(kernel, LIFT * sources, LIFT * targets)
+    both = on_cpu(called(_both_tiled, p=p), functools.partial(_both, p=p))
+    forward, backward = both(kernel, LIFT * sources, LIFT * targets)
     return _root(forward, kernel, sources, p, 0), _root(backward, kernel, targets, p, 1)
 
 
@@ -66,33 +70,27 @@ def sum_of_squares(x: jax.Array) -> jax.Array:
     """The sum of the squares of all entries, which need not be written out first."""
     if x.size < LARGE or x.ndim < 2:
         return _sum_of_squares(x)
-    return _on_cpu(_folded_sum_of_squares, _sum_of_squares)(x)
-
-
-def _on_cpu(
-    blocked: Callable[..., Any], plain: Callable[..., Any], **options: Any
-) -> Callable[..., Any]:
-    return functools.partial(
-        lax.platform_dependent,
-        cpu=functools.partial(blocked, **options),
-        default=functools.partial(plain, **options),
-    )
+    return on_cpu(_folded_sum_of_squares, _sum_of_squares)(x)
 
 
 def _edges(kernel: jax.Array, x: jax.Array, axis: int) -> jax.Array:
     return kernel.astype(x.dtype) * jnp.expand_dims(x, 1 - axis)
 
 
-def _split(length: int) -> tuple[int, int, int]:
-    """The sizes of three axes: the first keeps a sharding, few are along the last."""
-    outer = math.gcd(length, 16)
-    fold = max(k for k in range(1, 11) if length // outer % k == 0)
-    return outer, length // outer // fold, fold
+def _shards(length: int) -> int:
+    """The most devices that an axis may be shared out to."""
+    return math.gcd(length, jax.device_count())
+
+
+def _fold(most: int, *lengths: int) -> int:
+    """The largest number up to this that divides what a device has of each axis."""
+    shared = math.gcd(*(length // _shards(length) for length in lengths))
+    return max(k for k in range(1, most + 1) if shared % k == 0)
 
 
 def _folds(x: jax.Array, axis: int) -> list[jax.Array]:
     """Parts of ``x``, in each of which the axis has a few times fewer entries."""
-    fold = _split(x.shape[axis])[-1]
+    fold = _fold(PARTS, x.shape[axis])
     x = jnp.reshape(x, (*x.shape[:axis], -1, fold, *x.shape[axis + 1 :]))
     return [lax.index_in_dim(x, k, axis + 1, keepdims=False) for k in range(fold)]
 
@@ -153,44 +151,28 @@ def _both(
     return _mass(kernel, sources, p, 0), _mass(kernel, targets, p, 1)
 
 
-def _both_blocked(
+def _both_tiled(
     kernel: jax.Array, sources: jax.Array, targets: jax.Array, p: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Reads a block of rows from memory once, and from the cache the second time.
+    """Reads every weight from memory once: XLA reduces two arrays in a single loop.
 
-    Block k takes rows from all over the kernel, those at k of the second of the three
-    axes into which rows are split: they keep their sharding on the first. It is read in
-    place only if each part of it that is read is sliced from the kernel by itself.
+    Of each square tile of the kernel, the loop adds up rows for the one and columns
+    for the other.
     """
-    (rows, blocks, row), (columns, lanes, column) = map(_split, kernel.shape)
-    kernel = jnp.reshape(kernel, (rows, blocks, row, columns, column, lanes))
-    sources = jnp.reshape(sources, (rows, blocks, row, 1, 1, 1))
-    targets = jnp.reshape(targets, (1, 1, 1, columns, column, lanes))
+    fold, shards = _fold(TILE, *kernel.shape), _shards(kernel.shape[1])
 
-    def step(forward: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
-        def powers(x: jax.Array, axis: int) -> list[jax.Array]:
-            parts = [
-                (_part(kernel, k, axis, place), _part(x, k, axis, place))
-                for place in range(kernel.shape[axis])
-            ]
-            return [_power(weight.astype(x.dtype) * unit, p) for weight, unit in parts]
+    def tiles(x: jax.Array, axis: int) -> jax.Array:
+        powers = _power(_edges(kernel, x, axis), p)
+        return jnp.reshape(
+            powers, (-1, fold, shards, fold, kernel.shape[1] // shards // fold)
+        )
 
-        backward = _total(functools.reduce(jnp.add, powers(targets, 4)), -1)
-        forward = functools.reduce(jnp.add, powers(sources, 2), forward)
-        return forward, jnp.sum(backward, (1, 3, 4))
-
-    forward = jnp.zeros((rows, 1, 1, columns, column, lanes), sources.dtype)
-    forward, backward = lax.scan(step, forward, jnp.arange(blocks))
-    return jnp.ravel(jnp.sum(forward, 0)), jnp.ravel(jnp.moveaxis(backward, 0, 1))
-
-
-def _part(x: jax.Array, k: jax.Array, axis: int, place: int) -> jax.Array:
-    """Block k at one place of another axis; of an axis of size 1 its only entry."""
-    starts: list[Any] = [0] * x.ndim
-    sizes = list(x.shape)
-    starts[1], sizes[1] = k, 1
-    starts[axis], sizes[axis] = place, 1
-    return lax.dynamic_slice(x, starts, sizes)
+    rows, columns = tiles(targets, 1), jnp.swapaxes(tiles(sources, 0), 1, 3)
+    zero = jnp.zeros((), sources.dtype)
+    add = functools.partial(jax.tree.map, jnp.add)
+    backward, forward = lax.reduce((rows, columns), (zero, zero), add, (3,))
+    forward = jnp.swapaxes(jnp.sum(forward, 0), 0, 1)
+    return jnp.ravel(forward), jnp.ravel(jnp.sum(backward, (2, 3)))
 
 
 # Any order.
@@ -199,7 +181,7 @@ def _part(x: jax.Array, k: jax.Array, axis: int, place: int) -> jax.Array:
 def _norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     if math.isinf(p) or kernel.size < LARGE:
         return _plain_norm(kernel, x, p, axis)
-    return _on_cpu(_folded_norm, _plain_norm, p=p, axis=axis)(kernel, x)
+    return on_cpu(_folded_norm, _plain_norm, p=p, axis=axis)(kernel, x)
 
 
 def _plain_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:

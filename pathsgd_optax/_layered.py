@@ -26,6 +26,7 @@ from pathsgd_optax._network import (
     Scaling,
     check_leaves,
 )
+from pathsgd_optax._program import jit_apart
 from pathsgd_optax._scaled import (
     Scaled,
     add,
@@ -35,7 +36,6 @@ from pathsgd_optax._scaled import (
     powers_of_two,
     reciprocal,
     scaled,
-    zero_after,
 )
 from pathsgd_optax._segments import Segment, Weights, segments
 from pathsgd_optax._types import Params, path_dtype
@@ -110,7 +110,8 @@ class LayeredNetwork(Described):
     ) -> Scaling:
         """phi_p, and 1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of the leaves."""
         del constants
-        norm, stacks = _scaling(self, jax.tree.leaves(params), p, normalize)
+        leaves = jax.tree.leaves(params)
+        norm, stacks = _scaling(leaves, network=self, p=p, normalize=normalize)
         factors: dict[int, Factors] = {}
         for segment, stack in zip(self.segments, stacks, strict=True):
             factors |= segment.each_leaf(stack)
@@ -289,19 +290,15 @@ def _parted(
     return segments[:largest], segments[largest : largest + 1], segments[largest + 1 :]
 
 
-@functools.partial(jax.jit, static_argnames=("network", "p", "normalize"))
+@functools.partial(jit_apart, static_argnames=("network", "p", "normalize"))
 def _scaling(
-    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float, normalize: bool
+    leaves: Sequence[jax.Array], *, network: LayeredNetwork, p: float, normalize: bool
 ) -> tuple[Scaled, list[list[tuple[Factors, Factors]]]]:
     """phi, and the factors of each layer's kernel and bias, stacked by segment."""
     entering, leaving, outputs = _passes(network, leaves, p)
-    ready = zero_after(
-        [norms for norms in jax.tree.leaves((entering, leaving)) if norms.ndim]
-    )
     phi = _total(outputs, p)
-    scale = Scaled(jnp.ones((), path_dtype(*leaves)), ready)
-    if normalize:
-        scale = Scaled(phi.mantissa, phi.exponent + ready)
+    one = Scaled(jnp.ones((), phi.mantissa.dtype), jnp.int32(0))
+    scale = phi if normalize else one
     return phi, [
         [_factors(*pair, scale) for pair in zip(*units, strict=True)]
         for units in zip(entering, leaving, strict=True)

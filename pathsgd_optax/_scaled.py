@@ -88,9 +88,13 @@ def integer_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype(f"int{8 * dtype.itemsize}")
 
 
+@jax.custom_jvp
 def magnitude(x: jax.Array) -> jax.Array:
     """``abs(x)``, with slope 0 at 0, where jnp.abs has 1."""
-    return lax.stop_gradient(jnp.sign(x)) * x
+    return jnp.abs(x)
+
+
+magnitude.defjvps(lambda slope, _, x: slope * jnp.sign(x))
 
 
 def reciprocal(x: jax.Array) -> jax.Array:
@@ -101,22 +105,6 @@ def reciprocal(x: jax.Array) -> jax.Array:
 def finite(x: jax.Array) -> jax.Array:
     """Saturated, so that its product with a gradient of 0 is 0."""
     return jnp.minimum(x, jnp.finfo(x.dtype).max)
-
-
-def zero_after(arrays: Sequence[jax.Array]) -> jax.Array:
-    """The int32 0, known only once all of ``arrays`` are.
-
-    What takes it in waits for them: if they are made from the weights, and updates
-    take it in, then XLA writes the new weights over donated old ones, which else it
-    copies first. It hides that it is 0, because XLA drops an optimization_barrier
-    before it decides on copies.
-    """
-    together = [
-        jnp.zeros(1, jnp.float32),
-        *(jnp.ravel(x).astype(jnp.float32) for x in arrays),
-    ]
-    invalid = jnp.isnan(jnp.sum(jnp.concatenate(together)))
-    return jnp.minimum(invalid.astype(jnp.int32), 0)
 
 
 def add(x: Scaled, y: Scaled, p: float) -> Scaled:

@@ -35,7 +35,13 @@ from pathsgd_optax._types import (
     check_norm_order,
     path_dtype,
 )
-from pathsgd_optax._updates import Roots, check_updates, divide, path_metric
+from pathsgd_optax._updates import (
+    Roots,
+    after_gradients,
+    check_updates,
+    divide,
+    path_metric,
+)
 
 
 Mask: TypeAlias = Params | Callable[[Params], Params]
@@ -121,9 +127,11 @@ class PathScaler:
 
         scaling, state = self._refreshed(state, compute)
         roots = self.roots(network, params, scaling)
-        metric = path_metric(updates, roots) if self.monitor else None
-        norm = log(scaling.norm)
-        return roots, state._replace(log_path_norm=norm, path_metric=metric)
+        state = state._replace(log_path_norm=log(scaling.norm))
+        if not self.monitor:
+            return roots, state
+        metric = path_metric(updates, roots)
+        return after_gradients(roots, updates), state._replace(path_metric=metric)
 
     def checked(
         self, updates: optax.Updates, params: Params | None, constants: Any

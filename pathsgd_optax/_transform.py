@@ -7,7 +7,7 @@ import optax
 from pathsgd_optax._network import PathNetwork
 from pathsgd_optax._scaling import Mask, PathScaler, ScaleByPathNormState
 from pathsgd_optax._types import Params, check_non_negative
-from pathsgd_optax._updates import divide, multiply
+from pathsgd_optax._updates import after_gradients, divide, multiply
 
 
 class PreconditionByPathNormState(NamedTuple):
@@ -207,13 +207,14 @@ def precondition_by_path_norm(
         **extra_args: Any,
     ) -> tuple[optax.Updates, PreconditionByPathNormState]:
         roots, paths = scaler.step(updates, state.paths, params, constants)
+        gradients = updates
         updates, inner_state = inner.update(
             multiply(updates, roots, 1),
             state.inner_state,
             divide(params, roots),
             **extra_args,
         )
-        updates = multiply(updates, roots, 1)
+        updates = multiply(updates, after_gradients(roots, gradients), 1)
         return updates, PreconditionByPathNormState(paths, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

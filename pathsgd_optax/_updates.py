@@ -9,7 +9,8 @@ import optax
 
 from pathsgd_optax._contract import sum_of_squares
 from pathsgd_optax._network import Factors, is_masked, leaf_name
-from pathsgd_optax._scaled import reciprocal, zero_after
+from pathsgd_optax._program import after
+from pathsgd_optax._scaled import reciprocal
 from pathsgd_optax._types import Params
 
 
@@ -19,12 +20,9 @@ Roots: TypeAlias = Any
 
 def multiply(updates: optax.Updates, roots: Roots, exponent: float) -> optax.Updates:
     """``updates / gamma**(exponent / 2)``; what has no factors stays as it is."""
-    # Every gradient of a bias waits for the reading of the kernel after it.
-    ready = zero_after([x for x in jax.tree.leaves(updates) if x.ndim == 1])
 
     def multiplied(update: jax.Array, factors: Factors) -> jax.Array:
-        product = _product(update, factors, exponent)
-        return product.astype(update.dtype) + ready.astype(update.dtype)
+        return _product(update, factors, exponent).astype(update.dtype)
 
     return map_on_paths(multiplied, updates, roots)
 
@@ -60,6 +58,15 @@ def path_metric(updates: optax.Updates, roots: Roots) -> jax.Array:
 
     squares = jax.tree.map(square, updates, roots, is_leaf=is_hidden)
     return jnp.sqrt(jnp.sum(jnp.array(jax.tree.leaves(squares))))
+
+
+def after_gradients(roots: Roots, updates: optax.Updates) -> Roots:
+    """The same factors, known only when no kernel is to be read by the gradients.
+
+    The gradient of a bias is, once the kernel behind it has been read. A step that
+    reads gradients several times is the faster for this: no kernel is copied.
+    """
+    return after(roots, [x for x in jax.tree.leaves(updates) if x.ndim == 1])
 
 
 def check_updates(updates: optax.Updates, params: Params) -> None:
