@@ -94,7 +94,17 @@ def of_exponent(mantissa: jax.Array, exponent: int) -> Mass:
 
 def ordered(x: Mass) -> Mass:
     """The same number, with its order."""
-    live = jnp.max(lax.stop_gradient(x.mantissa)) != 0
+    return _live(x, jnp.max(lax.stop_gradient(x.mantissa)) != 0)
+
+
+def ordered_mass(x: jax.Array, p: float) -> Mass:
+    """``abs(x)**p``, elementwise, with its order."""
+    if p <= 2:
+        return ordered(mass(x, p))
+    return _live(mass(x, p), _peak(x) >= jnp.finfo(x.dtype).tiny)
+
+
+def _live(x: Mass, live: jax.Array) -> Mass:
     return x._replace(order=lax.select(live, x.exponent, jnp.int32(NOWHERE)))
 
 
@@ -103,8 +113,7 @@ def unit(x: Mass) -> Mass:
     peak = _peak(x.mantissa)
     inverse = _inverse_unit(peak)
     exponent = x.exponent + _unit_exponent(inverse)
-    live = peak >= jnp.finfo(peak.dtype).tiny
-    return Mass(inverse, exponent, lax.select(live, exponent, jnp.int32(NOWHERE)))
+    return _live(Mass(inverse, exponent, exponent), peak >= jnp.finfo(peak.dtype).tiny)
 
 
 def _peak(x: jax.Array) -> jax.Array:

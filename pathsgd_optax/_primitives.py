@@ -12,6 +12,7 @@ from jax import lax
 
 from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass, aligned
+from pathsgd_optax._program import once
 from pathsgd_optax._reasons import (
     CLIPPED,
     COMPARISON,
@@ -229,9 +230,12 @@ def _add(context: Context, x: Value, y: Value) -> list[Operand]:
             return [_shifted(context, x, y)]
         y = dataclasses.replace(y, mass=_mass.ordered(y.mass))
     masses = [z.mass for z in (x, y) if z.mass is not None]
+    mass = functools.reduce(_mass.add, masses)
+    if context.gammas and x.is_data and y.is_data:
+        mass = mass._replace(mantissa=once(mass.mantissa))
     total = Value(
         None if x.is_data else x.value + y.value,
-        functools.reduce(_mass.add, masses),
+        mass,
         functools.reduce(jnp.add, offsets) if offsets else None,
         all_leaves((x, y)),
     )

@@ -49,6 +49,24 @@ def jit_apart(
     return jitted
 
 
+@jax.custom_vjp
+def once(x: jax.Array) -> jax.Array:
+    """The array, which XLA:CPU computes once, and its cotangent.
+
+    It repeats elementwise operations in whatever uses their result. In a residual
+    network each sum would repeat all of those before it.
+    """
+    return _once(x)
+
+
+@functools.partial(jax.jit, inline=True)
+def _once(x: jax.Array) -> jax.Array:
+    return on_cpu(called(lax.optimization_barrier), lambda x: x)(x)
+
+
+once.defvjp(lambda x: (_once(x), None), lambda _, slope: (_once(slope),))
+
+
 def after(factors: Any, arrays: Sequence[jax.Array]) -> Any:
     """The same arrays, known only once all of ``arrays`` are.
 

@@ -196,7 +196,7 @@ class Context:
 
     def edge(self, weight: jax.Array, carrier: Mass | None = None) -> Mass:
         """The mass of an edge with this weight, and the gammas of ``carrier``."""
-        edge = _mass.ordered(_mass.mass(weight, self.p))
+        edge = _mass.ordered_mass(weight, self.p)
         if not self.gammas or carrier is None:
             return edge
         slope = jnp.broadcast_to(aligned(carrier, edge.exponent), weight.shape)
