@@ -30,11 +30,11 @@ from pathsgd_optax._program import jit_apart
 from pathsgd_optax._scaled import (
     Scaled,
     add,
-    finite,
+    divisor,
     magnitude,
     norm,
+    normal,
     powers_of_two,
-    reciprocal,
     scaled,
 )
 from pathsgd_optax._segments import Segment, Weights, segments
@@ -108,7 +108,7 @@ class LayeredNetwork(Described):
     def scaling(
         self, params: Params, p: float, normalize: bool = False, constants: Any = None
     ) -> Scaling:
-        """phi_p, and 1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of the leaves."""
+        """phi_p, and sqrt(gamma_p), or sqrt(gamma_p) / phi_p, of the leaves."""
         del constants
         leaves = jax.tree.leaves(params)
         norm, stacks = _scaling(leaves, network=self, p=p, normalize=normalize)
@@ -308,15 +308,15 @@ def _scaling(
 def _factors(
     unit_in: Scaled, unit_out: Scaled, scale: Scaled
 ) -> tuple[Factors, Factors]:
-    """``scale / (unit_in * unit_out)`` of the kernel, ``scale / unit_out`` the bias."""
+    """``unit_in * unit_out / scale`` of the kernel, ``unit_out / scale`` the bias."""
     dtype = unit_out.mantissa.dtype
-    source = reciprocal(unit_in.mantissa)
-    target = scale.mantissa * reciprocal(unit_out.mantissa)
-    unit = scale.exponent - unit_out.exponent
-    low, high = powers_of_two(unit - unit_in.exponent, dtype)
+    source = divisor(unit_in.mantissa)
+    target = divisor(unit_out.mantissa) / scale.mantissa
+    unit = unit_out.exponent - scale.exponent
+    low, high = powers_of_two(unit + unit_in.exponent, dtype)
     kernel = (
-        finite(source * low[..., None])[..., :, None],
-        finite(target * high[..., None])[..., None, :],
+        normal(source * low[..., None])[..., :, None],
+        normal(target * high[..., None])[..., None, :],
     )
     low, high = powers_of_two(unit, dtype)
-    return kernel, (finite(target * low[..., None]), high[..., None])
+    return kernel, (normal(target * low[..., None]), high[..., None])

@@ -19,9 +19,9 @@ from jax import lax
 from pathsgd_optax._scaled import (
     Scaled,
     biased_exponent,
-    finite,
     integer_dtype,
     magnitude,
+    normal,
 )
 
 
@@ -137,19 +137,28 @@ def _unit_exponent(inverse: jax.Array) -> jax.Array:
 
 def aligned(x: Mass, exponent: jax.Array) -> jax.Array:
     """The mantissa of ``x`` at this exponent."""
-    shift = x.exponent - exponent
-    return x.mantissa * power_of_two(shift, x.mantissa.dtype, most=RAISED)
+    dtype = x.mantissa.dtype
+    beyond = int(jnp.finfo(dtype).maxexp)
+    divisor = power_of_two(exponent - x.exponent, dtype, -RAISED, beyond)
+    return x.mantissa * (1 / divisor)
 
 
-@functools.partial(_traced_once, static_argnames=("dtype", "most"))
+@functools.partial(_traced_once, static_argnames=("dtype", "least", "most"))
 def power_of_two(
-    exponent: jax.Array, dtype: jnp.dtype, most: int | None = None
+    exponent: jax.Array,
+    dtype: jnp.dtype,
+    least: int | None = None,
+    most: int | None = None,
 ) -> jax.Array:
-    """``2**exponent``, saturating to 0 and to ``2**most``, or the largest power."""
+    """``2**exponent``, saturating to 0 and the largest power, or to these two's.
+
+    The power beyond the largest is inf.
+    """
     info = jnp.finfo(dtype)
     bias = info.maxexp - 1
-    most = bias if most is None else most
-    biased = lax.clamp(jnp.int32(0), exponent + jnp.int32(bias), jnp.int32(bias + most))
+    lowest = jnp.int32(0 if least is None else bias + least)
+    highest = jnp.int32(bias + (bias if most is None else most))
+    biased = lax.clamp(lowest, exponent + jnp.int32(bias), highest)
     bits = biased.astype(integer_dtype(info.dtype)) << info.nmant
     return lax.bitcast_convert_type(bits, info.dtype)
 
@@ -205,26 +214,26 @@ def root(x: Mass, p: float) -> Scaled:
     return Scaled(lax.select(live, mantissa, jnp.zeros_like(mantissa)), exponent)
 
 
-def inverse_roots(
+def roots(
     slopes: Sequence[jax.Array], powers: Sequence[Power], above: jax.Array, p: float
 ) -> list[tuple[jax.Array, jax.Array]]:
-    """Two finite factors each of 1 over the p-th root of a derivative; 0 for 0.
+    """Two positive factors each of the p-th root of a derivative; inf for 0.
 
     The slopes are those of a mass of this exponent by the powers' mantissas.
     """
     dtype = slopes[0].dtype
     factor, exponent = _root_of_power(above, p, dtype)
-    shared = finite(1 / power_of_two(exponent, dtype))
+    shared = normal(power_of_two(exponent, dtype))
     pairs = zip(slopes, powers, strict=True)
-    return [(_inverse_root(x, power.inverse, factor, p), shared) for x, power in pairs]
+    return [(_root(x, power.inverse, factor, p), shared) for x, power in pairs]
 
 
 @functools.partial(_traced_once, static_argnames="p")
-def _inverse_root(
+def _root(
     slope: jax.Array, inverse: jax.Array, factor: jax.Array, p: float
 ) -> jax.Array:
     positive = lax.select(slope != 0, slope, jnp.full_like(slope, jnp.inf))
-    return finite(1 / (_float_root(positive * factor, p) * inverse))
+    return normal(_float_root(positive * factor, p) * inverse)
 
 
 def _root_of_power(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pathsgd_optax._scaled import Scaled, magnitude, norm, reciprocal
+from pathsgd_optax._scaled import Scaled, magnitude, norm
 from pathsgd_optax._types import KeyPath, Params, check_norm_order
 
 
@@ -17,10 +17,10 @@ NO_PATH = "no path"
 
 
 Factors: TypeAlias = tuple[jax.Array, ...]
-"""Non-negative factors of 1 / sqrt(gamma) of one leaf, which broadcast to its shape.
+"""Positive factors of sqrt(gamma) of one leaf, which broadcast to its shape.
 
-A gradient is multiplied by one after the other, because their product may be out of
-range where the result is not. They are finite, and one is 0 where no path runs.
+A gradient is divided by one after the other, because their product may be out of range
+where the result is not. Their inverses are finite, and one is inf where no path runs.
 """
 
 
@@ -28,14 +28,19 @@ def root(factors: Factors) -> jax.Array:
     """sqrt(gamma), and 0 where no path runs."""
     if not factors:
         return jnp.zeros(())
-    return functools.reduce(jnp.multiply, map(reciprocal, factors))
+    return functools.reduce(jnp.multiply, map(vanishing, factors))
+
+
+def vanishing(factor: jax.Array) -> jax.Array:
+    """The factor, and 0 where no path runs."""
+    return jnp.where(factor < jnp.inf, factor, 0)
 
 
 class Scaling(NamedTuple):
     """What one forward and one backward pass find."""
 
     norm: Scaled  # phi_p, of shape ()
-    inverse_roots: tuple[Factors, ...]  # no factors where a leaf can be on no path
+    roots: tuple[Factors, ...]  # no factors where a leaf can be on no path
 
 
 class Parameter(NamedTuple):
@@ -94,7 +99,7 @@ class PathNetwork(Protocol):
         normalize: bool = False,
         constants: Any = None,
     ) -> Scaling:
-        """phi_p, and 1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of the leaves."""
+        """phi_p, and sqrt(gamma_p), or sqrt(gamma_p) / phi_p, of the leaves."""
 
     def labels(self, params: Params | None = None) -> Params:
         """The label of each parameter, ``"path"`` or ``"no path"``."""
@@ -217,7 +222,7 @@ def path_shares(
     """The part of the path mass that runs through each of the leaves."""
     network.check(params, constants)
     leaves = leaves_of(network, params)
-    factors = network.scaling(params, p, True, constants).inverse_roots
+    factors = network.scaling(params, p, True, constants).roots
     return [
         norm(jnp.ravel(magnitude(leaf.astype(f[0].dtype)) * root(f)), p, 0) ** p
         if f

@@ -138,7 +138,7 @@ def path_scaling(
     network.check(params, constants)
     leaves, treedef = jax.tree.flatten(params)
     scaling = network.scaling(params, check_norm_order(p), constants=constants)
-    gammas = map(_gamma, leaves, scaling.inverse_roots)
+    gammas = map(_gamma, leaves, scaling.roots)
     return jax.tree.unflatten(treedef, gammas)
 
 

@@ -102,9 +102,14 @@ def reciprocal(x: jax.Array) -> jax.Array:
     return jnp.where(x != 0, 1 / jnp.where(x != 0, x, 1), 0)
 
 
-def finite(x: jax.Array) -> jax.Array:
-    """Saturated, so that its product with a gradient of 0 is 0."""
-    return jnp.minimum(x, jnp.finfo(x.dtype).max)
+def divisor(x: jax.Array) -> jax.Array:
+    """``x`` as a number to divide a gradient by: inf for 0, where no path runs."""
+    return jnp.where(x != 0, x, jnp.inf)
+
+
+def normal(x: jax.Array) -> jax.Array:
+    """A divisor that is not too small: 0 divided by it is 0."""
+    return jnp.maximum(x, jnp.finfo(x.dtype).tiny)
 
 
 def add(x: Scaled, y: Scaled, p: float) -> Scaled:

@@ -1,7 +1,7 @@
 """One step's path scaling, and trees multiplied by it: what transformations share.
 
-The number to know of a weight is ``1 / sqrt(gamma)``: times a gradient, it gives what
-no rescaling changes, and so does its inverse times the weight itself.
+The number to know of a weight is ``sqrt(gamma)``: a gradient divided by it is what no
+rescaling changes, and so is the weight itself times it.
 """
 
 import dataclasses
@@ -39,7 +39,7 @@ from pathsgd_optax._updates import (
     Roots,
     after_gradients,
     check_updates,
-    divide,
+    multiply,
     path_metric,
 )
 
@@ -146,7 +146,7 @@ class PathScaler:
 
     def roots(self, network: PathNetwork, params: Params, scaling: Scaling) -> Roots:
         """The factors of the scaling, damped, where the mask has them."""
-        factors = [_damped(factors, self.damping) for factors in scaling.inverse_roots]
+        factors = [_damped(factors, self.damping) for factors in scaling.roots]
         spread_out = spread(network, factors, params, hidden=())
         return jax.tree.map(
             lambda keep, factors: factors if keep else (),
@@ -162,7 +162,7 @@ class PathScaler:
         if network.constants is not None:
             return params
         scaling = network.scaling(params, self.p, self.normalize)
-        return divide(params, self.roots(network, params, scaling))
+        return multiply(params, self.roots(network, params, scaling))
 
     def resolve(self, params: Params) -> PathNetwork:
         """The network: the given one, or the layered one of the parameters."""
@@ -209,10 +209,10 @@ class PathScaler:
 
 
 def _damped(factors: Factors, damping: float) -> Factors:
-    """1 / sqrt(gamma + damping)."""
+    """sqrt(gamma + damping)."""
     if not (damping and factors):
         return factors
-    return (1 / jnp.hypot(root(factors), damping**0.5),)
+    return (jnp.hypot(root(factors), damping**0.5),)
 
 
 def _shapes(network: PathNetwork | None) -> Params:

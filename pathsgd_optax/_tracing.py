@@ -69,7 +69,7 @@ class TracedNetwork(Described):
     def scaling(
         self, params: Params, p: float, normalize: bool = False, constants: Any = None
     ) -> Scaling:
-        """phi_p, and 1 / sqrt(gamma_p), or phi_p / sqrt(gamma_p), of the leaves."""
+        """phi_p, and sqrt(gamma_p), or sqrt(gamma_p) / phi_p, of the leaves."""
         return _scaling(self, self._leaves(params), p, normalize, constants)
 
     def _leaves(self, params: Params) -> list[jax.Array]:
@@ -295,7 +295,7 @@ def _scaling(
         above = jnp.int32(0)
     else:
         [slopes] = pull(jnp.ones_like(phi))
-    roots = _mass.inverse_roots(slopes, powers, above, p)
+    roots = _mass.roots(slopes, powers, above, p)
     factors = (
         () if parameter.role == NO_PATH else pair
         for parameter, pair in zip(network.parameters, roots, strict=True)

@@ -119,7 +119,7 @@ def scale_by_path_norm(
     ) -> tuple[optax.Updates, ScaleByPathNormState]:
         del extra_args
         roots, state = scaler.step(updates, state, params, constants)
-        return multiply(updates, roots, 2 * exponent), state
+        return divide(updates, roots, 2 * exponent), state
 
     return optax.GradientTransformationExtraArgs(scaler.init, update_fn)
 
@@ -209,12 +209,12 @@ def precondition_by_path_norm(
         roots, paths = scaler.step(updates, state.paths, params, constants)
         gradients = updates
         updates, inner_state = inner.update(
-            multiply(updates, roots, 1),
+            divide(updates, roots, 1),
             state.inner_state,
-            divide(params, roots),
+            multiply(params, roots),
             **extra_args,
         )
-        updates = multiply(updates, after_gradients(roots, gradients), 1)
+        updates = divide(updates, after_gradients(roots, gradients), 1)
         return updates, PreconditionByPathNormState(paths, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,4 +1,4 @@
-"""Trees of updates, multiplied by powers of the path scaling."""
+"""Trees of updates, divided by powers of the path scaling."""
 
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -8,33 +8,34 @@ import jax.numpy as jnp
 import optax
 
 from pathsgd_optax._contract import sum_of_squares
-from pathsgd_optax._network import Factors, is_masked, leaf_name
+from pathsgd_optax._network import Factors, is_masked, leaf_name, vanishing
 from pathsgd_optax._program import after
-from pathsgd_optax._scaled import reciprocal
 from pathsgd_optax._types import Params
 
 
 Roots: TypeAlias = Any
-"""A tree like the parameters, with the factors of 1 / sqrt(gamma) as its leaves."""
+"""A tree like the parameters, with the factors of sqrt(gamma) as its leaves."""
 
 
-def multiply(updates: optax.Updates, roots: Roots, exponent: float) -> optax.Updates:
+def divide(updates: optax.Updates, roots: Roots, exponent: float) -> optax.Updates:
     """``updates / gamma**(exponent / 2)``; what has no factors stays as it is."""
 
-    def multiplied(update: jax.Array, factors: Factors) -> jax.Array:
-        return _product(update, factors, exponent).astype(update.dtype)
+    def divided(update: jax.Array, factors: Factors) -> jax.Array:
+        return _quotient(update, factors, exponent).astype(update.dtype)
 
-    return map_on_paths(multiplied, updates, roots)
+    return map_on_paths(divided, updates, roots)
 
 
-def divide(params: Params, roots: Roots) -> Params:
+def multiply(params: Params, roots: Roots) -> Params:
     """``params * sqrt(gamma)``."""
 
-    def divided(leaf: jax.Array, factors: Factors) -> jax.Array:
-        inverse = tuple(map(reciprocal, factors))
-        return _product(leaf, inverse, 1).astype(leaf.dtype)
+    def multiplied(leaf: jax.Array, factors: Factors) -> jax.Array:
+        product = leaf.astype(factors[0].dtype)
+        for factor in factors:
+            product = product * vanishing(factor)
+        return product.astype(leaf.dtype)
 
-    return map_on_paths(divided, params, roots)
+    return map_on_paths(multiplied, params, roots)
 
 
 def map_on_paths(
@@ -54,7 +55,7 @@ def path_metric(updates: optax.Updates, roots: Roots) -> jax.Array:
     def square(update: Any, factors: Factors) -> jax.Array | None:
         if is_hidden(update) or not factors:
             return None
-        return sum_of_squares(_product(update, factors, 1))
+        return sum_of_squares(_quotient(update, factors, 1))
 
     squares = jax.tree.map(square, updates, roots, is_leaf=is_hidden)
     return jnp.sqrt(jnp.sum(jnp.array(jax.tree.leaves(squares))))
@@ -95,13 +96,14 @@ def is_hidden(node: Any) -> bool:
     return node is None or is_masked(node)
 
 
-def _product(x: jax.Array, factors: Factors, exponent: float) -> jax.Array:
-    """``x * prod(factors)**exponent``."""
-    product = x.astype(factors[0].dtype)
+def _quotient(x: jax.Array, factors: Factors, exponent: float) -> jax.Array:
+    """``x / prod(factors)**exponent``."""
+    inverses = tuple(1 / factor for factor in factors)
+    quotient = x.astype(factors[0].dtype)
     whole, fraction = divmod(exponent, 1)
-    for factor in factors * int(whole):
-        product = product * factor
+    for inverse in inverses * int(whole):
+        quotient = quotient * inverse
     if fraction:
-        for factor in factors:
-            product = product * factor**fraction
-    return product
+        for inverse in inverses:
+            quotient = quotient * inverse**fraction
+    return quotient

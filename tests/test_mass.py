@@ -126,17 +126,17 @@ def test_with_slope_of_has_the_value_of_one_and_the_slope_of_the_other():
 
 @pytest.mark.parametrize("p", [1.0, 2.0, 3.0, 3.5, 4.0])
 @given(exponent=st.integers(-300, 300), unit=st.integers(-126, 126))
-def test_inverse_roots_are_finite_factors(p, exponent, unit):
+def test_roots_are_factors_with_finite_inverses(p, exponent, unit):
     slopes, unit = np.float32([0.0, 1e-30, 1.0]), 2.0**unit
     power = _mass.Power(None, jnp.float32(1 / unit))
     arguments = [jnp.asarray(slopes)], [power], jnp.int32(exponent)
-    [(factor, other)] = _mass.inverse_roots(*arguments, p)
-    assert jnp.all(jnp.isfinite(factor)) and jnp.isfinite(other)
-    assert factor[0] == 0
-    roots = np.float64(slopes[1:]) ** (-1 / p)
-    if abs(exponent / p) < 125 and np.all(unit * roots < 2.0**126):
+    [(factor, other)] = _mass.roots(*arguments, p)
+    assert jnp.all(jnp.isfinite(1 / factor)) and jnp.isfinite(1 / other)
+    assert factor[0] == jnp.inf
+    roots = np.float64(slopes[1:]) ** (1 / p)
+    if abs(exponent / p) < 125 and np.all(roots / unit > 2.0**-126):
         product = np.float64(factor[1:]) * np.float64(other)
-        wanted = unit * roots * 2.0 ** (-exponent / p)
+        wanted = roots / unit * 2.0 ** (exponent / p)
         # An exponent over a fraction is rounded.
         rtol = 1e-6 if p.is_integer() else 1e-5
         np.testing.assert_allclose(product, wanted, rtol=rtol)
