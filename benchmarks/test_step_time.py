@@ -7,8 +7,8 @@ must read the 76.7 MB of weights for the forward pass and the 64 MB of the secon
 kernel for the backward one, write and read 76.7 MB of gradients, and read and write
 the weights to update them: about 450 MB. Path-SGD must read the weights once more,
 76.7 MB, or 17% of that: the forward pass needs the first two kernels, the backward one
-the last two, and both meet at the second kernel, which one loop reads for both. Adam must read and write its two
-moments, 307 MB.
+the last two, and both meet at the second kernel, which one loop reads for both. Adam
+must read and write its two moments, 307 MB.
 
 Measured alone on two cores, reading 64 MB takes 1.5 ms, the whole path scaling 2.9 ms.
 A step of SGD takes 50 ms and one of Path-SGD 54 ms, 17 ms of either for page faults:
