@@ -37,7 +37,6 @@ from pathsgd_optax._types import (
 )
 from pathsgd_optax._updates import (
     Roots,
-    after_gradients,
     check_updates,
     multiply,
     path_metric,
@@ -127,11 +126,9 @@ class PathScaler:
 
         scaling, state = self._refreshed(state, compute)
         roots = self.roots(network, params, scaling)
-        state = state._replace(log_path_norm=log(scaling.norm))
-        if not self.monitor:
-            return roots, state
-        metric = path_metric(updates, roots)
-        return after_gradients(roots, updates), state._replace(path_metric=metric)
+        metric = path_metric(updates, roots) if self.monitor else None
+        norm = log(scaling.norm)
+        return roots, state._replace(log_path_norm=norm, path_metric=metric)
 
     def checked(
         self, updates: optax.Updates, params: Params | None, constants: Any

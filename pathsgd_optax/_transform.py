@@ -119,6 +119,8 @@ def scale_by_path_norm(
     ) -> tuple[optax.Updates, ScaleByPathNormState]:
         del extra_args
         roots, state = scaler.step(updates, state, params, constants)
+        if monitor:
+            roots = after_gradients(roots, updates)
         return divide(updates, roots, 2 * exponent), state
 
     return optax.GradientTransformationExtraArgs(scaler.init, update_fn)

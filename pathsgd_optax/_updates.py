@@ -1,5 +1,6 @@
 """Trees of updates, divided by powers of the path scaling."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -30,9 +31,8 @@ def multiply(params: Params, roots: Roots) -> Params:
     """``params * sqrt(gamma)``."""
 
     def multiplied(leaf: jax.Array, factors: Factors) -> jax.Array:
-        product = leaf.astype(factors[0].dtype)
-        for factor in factors:
-            product = product * vanishing(factor)
+        wide = leaf.astype(factors[0].dtype)
+        product = functools.reduce(jnp.multiply, map(vanishing, factors), wide)
         return product.astype(leaf.dtype)
 
     return map_on_paths(multiplied, params, roots)
