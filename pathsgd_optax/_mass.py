@@ -5,10 +5,12 @@ constants to differentiation: they move a number's magnitude, not its value.
 
 A large network has thousands of these operations, and XLA repeats the scalar ones
 wherever their result is used, unless that is a reduction or a division. So they are
-few, exponents are written as bits, and what many arrays use is divided last.
+few, exponents are written as bits, and what many arrays use is divided last. What is
+not differentiated is jitted, and so traced and lowered once for all arrays of a shape.
 """
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -24,9 +26,6 @@ from pathsgd_optax._scaled import (
     normal,
 )
 
-
-_traced_once = functools.partial(jax.jit, inline=True)
-"""For functions that a large network calls hundreds of times, on the same shapes."""
 
 NOWHERE = -(2**24)
 """The order of an array of zeros: below that of anything it is added to."""
@@ -48,21 +47,23 @@ class Mass(NamedTuple):
 
 
 class Power(NamedTuple):
-    """``abs(x)**p``, held as ``mantissa / inverse**p``.
+    """``abs(x)**p``, held as ``mantissa * 2**(p * exponent)``.
 
     Powers above 2 leave a float's range so soon that the magnitude is taken out first.
     """
 
     mantissa: jax.Array
-    inverse: jax.Array  # a power of two, shape=()
+    exponent: jax.Array  # shape=(), dtype=int32
+    inverse: jax.Array  # 2**-exponent
 
 
+@functools.partial(jax.jit, static_argnames="p")
 def power(x: jax.Array, p: float) -> Power:
     """``abs(x)**p``, elementwise."""
     if p <= 2:
-        return Power(_float_power(x, p), jnp.ones((), x.dtype))
-    inverse = _inverse_unit(_peak(x))
-    return Power(_float_power(x * inverse, p), inverse)
+        return Power(_float_power(x, p), jnp.int32(0), jnp.ones((), x.dtype))
+    exponent, inverse = _unit_of(_peak(lax.stop_gradient(x)))
+    return Power(_float_power(x * inverse, p), exponent, inverse)
 
 
 def _float_power(x: jax.Array, p: float) -> jax.Array:
@@ -77,11 +78,10 @@ def mass(x: jax.Array, p: float) -> Mass:
 
 def of_power(x: Power, p: float) -> Mass:
     """The same number, as a mass."""
-    exponent = _unit_exponent(x.inverse)
     if p.is_integer():
-        exponent = exponent * jnp.int32(p)
+        exponent = lax.mul(x.exponent, jnp.int32(p))
         return Mass(x.mantissa, exponent, exponent)
-    exact = exponent.astype(x.mantissa.dtype) * p
+    exact = x.exponent.astype(x.mantissa.dtype) * p
     exponent = jnp.floor(exact).astype(jnp.int32)
     mantissa = x.mantissa * jnp.exp2(exact - jnp.floor(exact))
     return Mass(mantissa, exponent, exponent)
@@ -97,6 +97,7 @@ def ordered(x: Mass) -> Mass:
     return _live(x, jnp.max(lax.stop_gradient(x.mantissa)) != 0)
 
 
+@functools.partial(jax.jit, static_argnames="p")
 def ordered_mass(x: jax.Array, p: float) -> Mass:
     """``abs(x)**p``, elementwise, with its order."""
     if p <= 2:
@@ -109,76 +110,94 @@ def _live(x: Mass, live: jax.Array) -> Mass:
 
 
 def unit(x: Mass) -> Mass:
-    """The power of two at or below the largest entry; 1 for zeros."""
-    peak = _peak(x.mantissa)
-    inverse = _inverse_unit(peak)
-    exponent = x.exponent + _unit_exponent(inverse)
+    """The power of two at or below the largest entry, inverted; 1 for zeros."""
+    return _unit(lax.stop_gradient(x.mantissa), x.exponent)
+
+
+@jax.jit
+def _unit(mantissa: jax.Array, exponent: jax.Array) -> Mass:
+    peak = _peak(mantissa)
+    below, inverse = _unit_of(peak)
+    exponent = exponent + below
     return _live(Mass(inverse, exponent, exponent), peak >= jnp.finfo(peak.dtype).tiny)
 
 
 def _peak(x: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(lax.stop_gradient(x)))
+    return jnp.max(jnp.abs(x))
 
 
-@_traced_once
-def _inverse_unit(peak: jax.Array) -> jax.Array:
-    """1 over the power of two at or below the peak; 1 for 0, and what isn't normal."""
-    dtype = peak.dtype
-    bits = lax.bitcast_convert_type(peak, integer_dtype(dtype))
-    below = lax.bitcast_convert_type(bits & -(1 << jnp.finfo(dtype).nmant), dtype)
-    return 1 / lax.select(below != 0, below, jnp.ones((), dtype))
+def _unit_of(peak: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The exponent of the power of two at or below the peak, and this power's inverse.
 
-
-@_traced_once
-def _unit_exponent(inverse: jax.Array) -> jax.Array:
-    """The exponent of 1 over this power of two."""
-    return (1 - jnp.finfo(inverse.dtype).minexp) - biased_exponent(inverse)
+    They are 0 and 1 for a peak of 0.
+    """
+    info = jnp.finfo(peak.dtype)
+    bits = lax.bitcast_convert_type(peak, integer_dtype(info.dtype))
+    below = lax.bitcast_convert_type(bits & -(1 << info.nmant), info.dtype)
+    inverse = 1 / lax.select(below != 0, below, jnp.ones_like(below))
+    return (1 - info.minexp) - biased_exponent(inverse), inverse
 
 
 def aligned(x: Mass, exponent: jax.Array) -> jax.Array:
     """The mantissa of ``x`` at this exponent."""
-    dtype = x.mantissa.dtype
+    return x.mantissa * _shift(x.exponent, exponent, x.mantissa.dtype)
+
+
+def align(*masses: Mass) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+    """The mantissas at the exponent of the sum, this exponent, and the sum's order."""
+    dtype = masses[0].mantissa.dtype
+    exponents, orders = [x.exponent for x in masses], [x.order for x in masses]
+    shifts, exponent, order = _alignment(exponents, orders, dtype)
+    pairs = zip(masses, shifts, strict=True)
+    return [x.mantissa * shift for x, shift in pairs], exponent, order
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _alignment(
+    exponents: Sequence[jax.Array], orders: Sequence[jax.Array], dtype: jnp.dtype
+) -> tuple[list[jax.Array], jax.Array, jax.Array]:
+    order = functools.reduce(lax.max, orders)
+    exponent = lax.max(order, functools.reduce(lax.min, exponents))
+    return [_shift(x, exponent, dtype) for x in exponents], exponent, order
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _shift(given: jax.Array, wanted: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """What to multiply by, to get from one exponent to another."""
     beyond = int(jnp.finfo(dtype).maxexp)
-    divisor = power_of_two(exponent - x.exponent, dtype, -RAISED, beyond)
-    return x.mantissa * (1 / divisor)
+    return power_of_two(given - wanted, dtype, -beyond, RAISED)
 
 
-@functools.partial(_traced_once, static_argnames=("dtype", "least", "most"))
 def power_of_two(
     exponent: jax.Array,
     dtype: jnp.dtype,
     least: int | None = None,
     most: int | None = None,
 ) -> jax.Array:
-    """``2**exponent``, saturating to 0 and the largest power, or to these two's.
+    """``2**exponent``, saturating at these exponents; that of -maxexp is 0.
 
-    The power beyond the largest is inf.
+    Without them, at those of normal numbers whose inverses are normal, too. It is an
+    inverse itself, so that XLA computes it once.
     """
     info = jnp.finfo(dtype)
-    bias = info.maxexp - 1
-    lowest = jnp.int32(0 if least is None else bias + least)
-    highest = jnp.int32(bias + (bias if most is None else most))
-    biased = lax.clamp(lowest, exponent + jnp.int32(bias), highest)
+    bias, largest = info.maxexp - 1, -int(info.minexp)
+    lowest = jnp.int32(bias - (largest if most is None else most))
+    highest = jnp.int32(bias - (-largest if least is None else least))
+    biased = lax.clamp(lowest, jnp.int32(bias) - exponent, highest)
     bits = biased.astype(integer_dtype(info.dtype)) << info.nmant
-    return lax.bitcast_convert_type(bits, info.dtype)
-
-
-def common_exponent(*masses: Mass) -> tuple[jax.Array, jax.Array]:
-    """The exponent and the order of a sum."""
-    order = functools.reduce(lax.max, [x.order for x in masses])
-    least = functools.reduce(lax.min, [x.exponent for x in masses])
-    return lax.max(order, least), order
+    return 1 / lax.bitcast_convert_type(bits, info.dtype)
 
 
 def add(x: Mass, y: Mass) -> Mass:
     """``x + y``, elementwise."""
-    exponent, order = common_exponent(x, y)
-    return Mass(aligned(x, exponent) + aligned(y, exponent), exponent, order)
+    mantissas, exponent, order = align(x, y)
+    return Mass(operator.add(*mantissas), exponent, order)
 
 
 def multiply(x: Mass, y: Mass) -> Mass:
     """``x * y``, elementwise."""
-    return Mass(x.mantissa * y.mantissa, x.exponent + y.exponent, x.order + y.order)
+    exponent, order = lax.add(x.exponent, y.exponent), lax.add(x.order, y.order)
+    return Mass(x.mantissa * y.mantissa, exponent, order)
 
 
 def total(x: Mass) -> Mass:
@@ -223,12 +242,12 @@ def roots(
     """
     dtype = slopes[0].dtype
     factor, exponent = _root_of_power(above, p, dtype)
-    shared = normal(power_of_two(exponent, dtype))
+    shared = power_of_two(exponent, dtype)
     pairs = zip(slopes, powers, strict=True)
     return [(_root(x, power.inverse, factor, p), shared) for x, power in pairs]
 
 
-@functools.partial(_traced_once, static_argnames="p")
+@functools.partial(jax.jit, static_argnames="p")
 def _root(
     slope: jax.Array, inverse: jax.Array, factor: jax.Array, p: float
 ) -> jax.Array:
@@ -244,7 +263,7 @@ def _root_of_power(
         below = int(p) * NOWHERE // 2**4  # unsigned, XLA divides by a shift
         above = (exponent - below).astype(jnp.uint32)
         whole = (above // jnp.uint32(p)).astype(jnp.int32) + below // int(p)
-        return 1 / power_of_two(int(p) * whole - exponent, dtype), whole
+        return power_of_two(exponent - int(p) * whole, dtype), whole
     exact = exponent.astype(dtype) / p
     rest = p * (exact - jnp.floor(exact))
     return jnp.exp2(rest), jnp.floor(exact).astype(jnp.int32)

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 
 from pathsgd_optax import _mass
-from pathsgd_optax._mass import Mass, aligned
+from pathsgd_optax._mass import Mass
 from pathsgd_optax._program import once
 from pathsgd_optax._reasons import (
     CLIPPED,
@@ -130,8 +130,7 @@ def _extremum(
     paths = [context.settle(z) for z in (x, y) if not z.is_constant]
     masses = [z.mass for z in paths]
     if x.is_data and y.is_multiple_of(x):
-        exponent, order = _mass.common_exponent(*masses)
-        parts = [aligned(mass, exponent) for mass in masses]
+        parts, exponent, order = _mass.align(*masses)
         mass = Mass(functools.reduce(of_multiples, parts), exponent, order)
     else:
         mass = functools.reduce(_mass.add, masses)
@@ -193,9 +192,10 @@ def _merged(
     data = any(x.is_data for x in operands)
     if data:
         note(context, "bias", operands)
-    masses = [x.mass for x in operands if x.mass is not None]
-    exponent, order = _mass.common_exponent(*masses)
-    parts = [None if x.mass is None else aligned(x.mass, exponent) for x in operands]
+    masses = [x.mass for x in operands if not x.is_constant]
+    paths, exponent, order = _mass.align(*masses)
+    rest = iter(paths)
+    parts = [None if x.is_constant else next(rest) for x in operands]
     offsets = [x.pending for x in operands]
     zeros = [jnp.zeros(x.shape, context.dtype) for x in operands]
     return Value(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 
 from pathsgd_optax import _mass
-from pathsgd_optax._mass import Mass, aligned
+from pathsgd_optax._mass import Mass
 from pathsgd_optax._primitives import MOVES, RULES, all_leaves, look_up, note
 from pathsgd_optax._reasons import (
     COMPARISON,
@@ -133,15 +133,11 @@ def _with_indices(context: Context, *operands: Operand) -> list[Operand]:
 def _custom(
     rule: Callable[..., Any], context: Context, *operands: Value
 ) -> list[Operand]:
-    paths = [context.mass(x) for x in operands if not x.is_constant]
-    exponent, order = _mass.common_exponent(*paths)
+    masses = [context.mass(x) for x in operands if not x.is_constant]
+    paths, exponent, order = _mass.align(*masses)
     rest = iter(paths)
     results = rule(
-        *(
-            x.value if x.is_constant else aligned(next(rest), exponent)
-            for x in operands
-        ),
-        **context.params,
+        *(x.value if x.is_constant else next(rest) for x in operands), **context.params
     )
     note(context, "weight", operands)
     return [
