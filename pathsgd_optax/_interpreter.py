@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,21 +12,13 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from pathsgd_optax._mass import Mass, aligned
-from pathsgd_optax._rules import all_constant, apply_rule
+from pathsgd_optax._places import place
+from pathsgd_optax._rules import CALLS, all_constant, apply_rule
 from pathsgd_optax._values import Context, Indices, NoPathError, Operand, Uses, Value
 
 
-CALLS = frozenset(
-    "checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit "
-    "remat remat2".split()
-)
-"""The primitives that do nothing but call a function."""
-
 CARRIED = (-1, 1)
 """The ray of all that a scan carries, between two steps: a carry has one structure."""
-
-LIBRARIES = ("jax", "flax", "pathsgd_optax")
-"""The packages whose lines are of no help to who has written a network."""
 
 
 def interpret(
@@ -100,9 +90,8 @@ def _evaluate(
             return _scan(context, operands)
         return apply_rule(context, operands)
     except NoPathError as error:
-        raise ValueError(
-            f"{eqn.primitive.name}{_place(context)} has no path semantics: {error}"
-        ) from None
+        where = f"{eqn.primitive.name}{place((*context.callers, eqn))}"
+        raise ValueError(f"{where} has no path semantics: {error}") from None
 
 
 def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
@@ -112,27 +101,6 @@ def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
         if isinstance(param, Jaxpr):
             return param, ()
     raise NotImplementedError(f"{eqn.primitive} without a jaxpr")
-
-
-def _place(context: Context) -> str:
-    """The modules and the line of an equation."""
-    eqns = (*context.callers, context.eqn)
-    scope = "/".join(filter(None, (str(e.source_info.name_stack) for e in eqns)))
-    lines = [line for eqn in reversed(eqns) for line in _lines(eqn)]
-    return (f" in {scope}" if scope else "") + "".join(f" at {x}" for x in lines[:1])
-
-
-def _lines(eqn: JaxprEqn) -> list[str]:
-    """The user's own lines, the innermost first."""
-    traceback: Any = eqn.source_info.traceback
-    frames = traceback.frames if traceback else ()
-    files = [(Path(frame.file_name), frame.line_num) for frame in frames]
-    return [f"{file.name}:{line}" for file, line in files if not _in_library(file)]
-
-
-def _in_library(file: Path) -> bool:
-    files = [sys.modules[name].__file__ for name in LIBRARIES if name in sys.modules]
-    return any(file.is_relative_to(Path(name).parent) for name in files if name)
 
 
 # Scans.

@@ -17,14 +17,15 @@ from pathsgd_optax._reasons import (
     CLIPPED,
     COMPARISON,
     DIVISION,
+    DIVISOR,
     INDEXED,
     INTEGERS,
     NONLINEAR,
     PADDED,
+    POWER,
     PRODUCT,
     ROUNDED,
     STATISTICS,
-    UNKNOWN,
 )
 from pathsgd_optax._values import Comparison, Context, NoPathError, Operand, Value
 
@@ -281,7 +282,7 @@ def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
     if y.is_data:
         raise NoPathError(DIVISION)
     if y.is_weight:
-        raise NoPathError(NONLINEAR)
+        raise NoPathError(DIVISOR)
     return _multiply(context, x, Value(1 / y.value))
 
 
@@ -314,9 +315,16 @@ def _contracted(
 
 
 def _power(context: Context, x: Value) -> list[Operand]:
-    if x.is_weight:
-        raise NoPathError(NONLINEAR)
-    raise NoPathError(STATISTICS if context.params.get("y", 2) == 2 else UNKNOWN)
+    """The product of as many equal weights."""
+    exponent = context.params.get("y", 2)
+    if x.is_data:
+        raise NoPathError(STATISTICS if exponent == 2 else POWER)
+    if exponent < 0:
+        raise NoPathError(DIVISOR)
+    power: list[Operand] = [x]
+    for _ in range(exponent - 1):
+        power = _multiply(context, *power, x)
+    return power
 
 
 # Look-ups.
@@ -368,7 +376,7 @@ RULES: dict[str, Rule] = {
         (_multiply, "mul"),
         (_divide, "div"),
         (_contract, "conv_general_dilated dot_general"),
-        (_power, "square integer_pow"),
+        (_power, "integer_pow square"),
         (functools.partial(_compare, True), "gt ge"),
         (functools.partial(_compare, False), "lt le"),
         (functools.partial(_pooling, _total), "reduce_max reduce_min"),

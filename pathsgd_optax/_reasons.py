@@ -3,10 +3,12 @@
 HOMOGENEOUS = (
     "Paths run through operations that a positive factor passes: weights, sums, relu, "
     "leaky_relu, abs, pooling. If a softmax or a sigmoid ends the network, leave it to "
-    "the loss and return the logits. If you know what the operation does to path "
-    "masses, tell register_path_rule."
+    "the loss and return the logits."
 )
-UNKNOWN = "there is no path rule for it. " + HOMOGENEOUS
+UNKNOWN = (
+    "there is no path rule for it. " + HOMOGENEOUS + " If you know what the operation "
+    "does to path masses, tell register_path_rule."
+)
 PRODUCT = (
     "it multiplies two values that depend on the inputs, as attention and gates do. "
     + HOMOGENEOUS
@@ -27,7 +29,17 @@ INTEGERS = (
 )
 NONLINEAR = (
     "a parameter enters it, and it isn't linear. Weights are products and sums of "
-    "parameters; pass what isn't trained, such as running averages, as `constants`."
+    "parameters: train what it returns, in the parameter's place. What isn't trained, "
+    "such as running averages, goes into `constants`."
+)
+DIVISOR = (
+    "it divides by a parameter. Weights are products and sums of parameters: train the "
+    "inverse, and multiply by it. What isn't trained, such as running averages, goes "
+    "into `constants`."
+)
+ROOT = (
+    "it takes a root of parameters, as WeightNorm and SpectralNorm do. Weights are "
+    "products and sums of parameters: train the normalised weight itself, without it."
 )
 CLIPPED = (
     "it clips at a constant that isn't known to be 0, as relu6 and hard_tanh do, which "
@@ -37,6 +49,7 @@ COMPARISON = (
     "it computes with a comparison, as gates do. Only where(x > 0, x, a * x) and the "
     "like are ReLUs; write relu as jax.nn.relu or jnp.maximum(x, 0). " + HOMOGENEOUS
 )
+POWER = "it takes a power of a value that depends on the inputs. " + HOMOGENEOUS
 DIVISION = "it divides by a value that depends on the inputs. " + HOMOGENEOUS
 ROUNDED = "it makes integers of a value that depends on the inputs. " + HOMOGENEOUS
 PADDED = "it pads with something else than 0. " + HOMOGENEOUS

@@ -11,13 +11,14 @@ from jax.extend.core import Primitive
 
 from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass
-from pathsgd_optax._primitives import MOVES, RULES, all_leaves, look_up, note
+from pathsgd_optax._primitives import MOVES, RULES, Rule, all_leaves, look_up, note
 from pathsgd_optax._reasons import (
     COMPARISON,
     CONTROL,
     INTEGERS,
     NONLINEAR,
     RANDOM,
+    ROOT,
     UNKNOWN,
 )
 from pathsgd_optax._values import (
@@ -29,6 +30,24 @@ from pathsgd_optax._values import (
     Value,
 )
 
+
+CALLS = frozenset(
+    "checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit "
+    "remat remat2".split()
+)
+"""The primitives that do nothing but call a function."""
+
+CONTROL_FLOW = frozenset(["cond", "scan", "while"])
+"""The primitives that decide which functions they call, or how often."""
+
+CUSTOM: dict[str, Rule] = {}
+"""The rules of `register_path_rule`, by the names of their primitives."""
+
+RANDOM_DRAWS = ("random_bits", "threefry", "rng_")
+"""How the names of primitives begin that draw random numbers."""
+
+ROOTS = frozenset(["cbrt", "rsqrt", "sqrt"])
+"""The primitives by which a weight is normalised."""
 
 BY_SIGN = frozenset(["convert_element_type", "select_n"])
 """The primitives that know what to do with a comparison."""
@@ -44,15 +63,15 @@ def register_path_rule(
     example the sum of them where the operation selects one of several values.
 
     Args:
-      primitive: a JAX primitive without a rule; one of your own, or one of
-        `jax.extend.core.primitives`.
+      primitive: a JAX primitive that the package has no rule for; one of your own, or
+        one of `jax.extend.core.primitives`. A rule registered before is replaced.
       rule: ``rule(*operands, **params)`` gets, for each operand that depends on the
         inputs or on parameters, its non-negative masses, in the operand's shape, and
         the others as they are. It returns the masses of the result, or a sequence of
         them if there are several results. ``params`` are the primitive's.
 
     Raises:
-      ValueError: if the primitive has a rule.
+      ValueError: if the package has a rule for the primitive.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -69,18 +88,19 @@ def register_path_rule(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (5).
     """
-    if primitive.name in RULES:
+    name = primitive.name
+    if name in {*RULES, *CALLS, *CONTROL_FLOW} or name.startswith(RANDOM_DRAWS):
         raise ValueError(
-            f"the primitive {primitive.name} has a path rule; a second one would "
-            "change networks that others trace. Define a primitive of your own."
+            f"the primitive {name} has a path rule of the package's, and another one "
+            "would change networks that others trace. Define a primitive of your own."
         )
-    RULES[primitive.name] = functools.partial(_custom, rule)
+    CUSTOM[name] = functools.partial(_custom, rule)
 
 
 def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     """The results of an equation."""
     name = context.eqn.primitive.name
-    if name.startswith(("random_bits", "threefry", "rng_")):
+    if name.startswith(RANDOM_DRAWS):
         raise NoPathError(RANDOM)
     if name in ("cond", "while") and not all_constant(operands):
         raise NoPathError(CONTROL)
@@ -90,10 +110,17 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
         raise NoPathError(COMPARISON)
     if all_constant(operands):
         return _constant(context, *operands)
-    if name not in RULES:
-        data = any(isinstance(x, Value) and x.is_data for x in operands)
-        raise NoPathError(UNKNOWN if data else NONLINEAR)
-    return RULES[name](context, *(_cast(context, x) for x in operands))
+    rule = RULES.get(name) or CUSTOM.get(name)
+    if rule is None:
+        raise NoPathError(_unknown(name, operands))
+    return rule(context, *(_cast(context, x) for x in operands))
+
+
+def _unknown(name: str, operands: Sequence[Operand]) -> str:
+    """What is wrong with an operation that has no rule."""
+    if any(isinstance(x, Value) and x.is_data for x in operands):
+        return UNKNOWN
+    return ROOT if name in ROOTS else NONLINEAR
 
 
 def all_constant(operands: Sequence[Operand]) -> bool:
@@ -139,8 +166,13 @@ def _custom(
     results = rule(
         *(x.value if x.is_constant else next(rest) for x in operands), **context.params
     )
-    note(context, "weight", operands)
+    results = [results] if isinstance(results, jax.Array) else results
+    values: list[Any] = [None] * len(results)
+    if any(x.is_data for x in operands):
+        note(context, "weight", operands)
+    else:
+        values = context.bind(*(x.value for x in operands))
     return [
-        Value(None, Mass(result, exponent, order), leaves=all_leaves(operands))
-        for result in ([results] if isinstance(results, jax.Array) else results)
+        Value(value, Mass(result, exponent, order), leaves=all_leaves(operands))
+        for value, result in zip(values, results, strict=True)
     ]

@@ -1,5 +1,6 @@
 """The registry of path rules, and rules that no network of the zoo needs."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +23,10 @@ mlir.register_lowering(largest, mlir.lower_fun(jnp.maximum, multiple_results=Fal
 FIRST_TWO = np.arange(4)[None] < 2
 
 
+def spec_of_one():
+    return networks.spec(1, 1)
+
+
 def norm(apply_fn, params, x, p=1):
     network = pathsgd.trace_network(apply_fn, params, x)
     return pathsgd.path_norm(network, params, p), network
@@ -37,15 +42,69 @@ def test_a_rule_is_for_masses_of_one_scale():
     phi, network = norm(apply_fn, params, networks.spec(1, 2))
     np.testing.assert_allclose(phi, 1e20, rtol=1e-6)
     assert [parameter.role for parameter in network.parameters] == ["weight"] * 2
+
+
+def test_a_rule_that_was_registered_is_replaced():
+    """As when a notebook's cell is run again."""
+    params = jnp.float32([[3.0]])
+    for factor in (1, 1, 2):
+        pathsgd.register_path_rule(largest, lambda x, y, k=factor: k * (x + y))
+        phi, _ = norm(
+            lambda w, x: largest.bind(x @ w, x @ w), params, networks.spec(1, 1)
+        )
+        assert phi == 6 * factor
+
+
+def test_a_rule_of_ones_own_may_make_weights():
+    pathsgd.register_path_rule(largest, lambda x, y: x + y)
+    params = {"v": jnp.float32([[3.0]]), "w": jnp.float32([[4.0]])}
+    phi, network = norm(
+        lambda params, x: jax.nn.relu(x @ largest.bind(params["v"], params["w"])),
+        params,
+        networks.spec(1, 1),
+    )
+    assert phi == 7
+    assert [parameter.uses for parameter in network.parameters] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "primitive",
+    [
+        primitives.mul_p,
+        primitives.sub_p,
+        primitives.jit_p,
+        primitives.scan_p,
+        primitives.cond_p,
+        primitives.random_bits_p,
+    ],
+    ids=str,
+)
+def test_rules_of_the_library_cannot_be_replaced(primitive):
     with pytest.raises(
-        ValueError, match="the primitive largest_of_two has a path rule"
+        ValueError, match=f"the primitive {primitive.name} has a path rule"
     ):
-        pathsgd.register_path_rule(largest, lambda x, y: x)
+        pathsgd.register_path_rule(primitive, lambda x, y: x)
 
 
-def test_rules_of_the_library_cannot_be_replaced():
-    with pytest.raises(ValueError, match="the primitive mul has a path rule"):
-        pathsgd.register_path_rule(primitives.mul_p, lambda x, y: x)
+def test_only_operations_that_may_have_a_rule_are_sent_to_register_path_rule():
+    """What an error of a built-in rule says to do must be true."""
+    functions = {
+        primitives.tan_p: jnp.tan,
+        primitives.mul_p: lambda x: x * x,
+        primitives.div_p: lambda x: 1 / x,
+        primitives.integer_pow_p: lambda x: x**3,
+        primitives.clamp_p: lambda x: jnp.clip(x, -1, 1),
+        primitives.dot_general_p: lambda x: jnp.einsum("ab,ab->a", x, x)[:, None],
+        primitives.pad_p: lambda x: jnp.pad(x, ((0, 0), (0, 1)), constant_values=2),
+        primitives.convert_element_type_p: lambda x: x.astype(int).astype(x.dtype),
+    }
+    with jax.numpy_dtype_promotion("standard"):
+        for primitive, function in functions.items():
+            with pytest.raises(ValueError, match="has no path semantics") as error:
+                norm(lambda w, x, f=function: f(x @ w), jnp.ones((1, 2)), spec_of_one())
+            assert ("register_path_rule" in str(error.value)) == (
+                primitive is primitives.tan_p
+            )
 
 
 @pytest.mark.parametrize(
@@ -136,6 +195,47 @@ def test_weights_may_be_made_of_weights():
         return x * ((1.0 + params["s"]) * (1.0 - params["t"]))
 
     assert norm(apply_fn, params, networks.spec(1, 1))[0] == (1 + 2) * (1 + 3)
+
+
+@pytest.mark.parametrize(
+    "function, product",
+    [
+        (lambda w: w**2, lambda w: w * w),
+        (jnp.square, lambda w: w * w),
+        (lambda w: w**3, lambda w: w * w * w),
+        (lambda w: (1 + w) ** 2, lambda w: (1 + w) * (1 + w)),
+        (lambda w: lax.integer_pow(w, 5), lambda w: w * w * w * w * w),
+    ],
+)
+@pytest.mark.parametrize("p", [1, 2, 3.5])
+def test_a_power_of_a_weight_is_a_product(function, product, p):
+    params = jnp.float32([[0.5, -3.0]])
+    measures = [
+        (
+            pathsgd.path_norm(network, params, p),
+            pathsgd.path_scaling(network, params, p),
+        )
+        for f in (function, product)
+        for network in [
+            pathsgd.trace_network(lambda w, x, f=f: x @ f(w), params, spec_of_one())
+        ]
+    ]
+    chex.assert_trees_all_close(*measures, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function, message",
+    [
+        (lambda w: w**-1, "integer_pow .* divides by a parameter.*train the inverse"),
+        (lambda w: 1 / w, "div .* divides by a parameter.*train the inverse"),
+        (lambda w: w / jnp.sqrt((w * w).sum()), "sqrt .*WeightNorm.*the normalised"),
+        (jax.nn.softplus, "jax.nn.softplus .*a parameter enters it.*train what it ret"),
+        (jnp.exp, "exp .*a parameter enters it.*train what it returns"),
+    ],
+)
+def test_weights_that_are_no_products_are_refused(function, message):
+    with pytest.raises(ValueError, match=message):
+        norm(lambda w, x: x @ function(w), jnp.ones((1, 2)), spec_of_one())
 
 
 @pytest.mark.parametrize(

@@ -488,7 +488,9 @@ ERRORS = {
     "while .*Use lax.scan": lambda x: lax.while_loop(
         lambda x: True, lambda x: x + x, x
     ),
-    "rsqrt .*a parameter enters it": lambda x: nn.WeightNorm(nn.Dense(2))(x),
+    "rsqrt .*root of parameters, as WeightNorm": lambda x: nn.WeightNorm(nn.Dense(2))(
+        x
+    ),
     "returns 2 arrays, but paths end in one": lambda x: (x, x),
     "a row for each example": lambda x: jnp.sum(x),
     "Networks are traced as they are evaluated": lambda x: x.undefined,
@@ -506,7 +508,7 @@ def test_errors_teach(message):
 
     x, key = jnp.ones((2, 3)), jax.random.key(0)
     params = {"Dense_0": nn.Dense(3).init(key, x)["params"]}
-    if "parameter" in message:
+    if "WeightNorm" in message:
         params = Lambda().init(key, x)["params"]
     if "BatchNorm_0" in message:
         params["BatchNorm_0"] = {"scale": jnp.ones(3), "bias": jnp.ones(3)}
