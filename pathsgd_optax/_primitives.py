@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -258,6 +259,10 @@ def _subtract(context: Context, x: Value, y: Value) -> list[Operand]:
 
 
 def _multiply(context: Context, x: Value, y: Value) -> list[Operand]:
+    return [_product(context, x, y)]
+
+
+def _product(context: Context, x: Value, y: Value) -> Value:
     if y.is_data or x.is_constant:
         x, y = y, x
     if y.is_data:
@@ -275,7 +280,7 @@ def _multiply(context: Context, x: Value, y: Value) -> list[Operand]:
         all_leaves((x, y)),
         ray=x.ray,
     )
-    return [context.shaped(product)]
+    return context.shaped(product)
 
 
 def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
@@ -321,10 +326,8 @@ def _power(context: Context, x: Value) -> list[Operand]:
         raise NoPathError(STATISTICS if exponent == 2 else POWER)
     if exponent < 0:
         raise NoPathError(DIVISOR)
-    power: list[Operand] = [x]
-    for _ in range(exponent - 1):
-        power = _multiply(context, *power, x)
-    return power
+    factors = itertools.repeat(x, exponent)
+    return [functools.reduce(functools.partial(_product, context), factors)]
 
 
 # Look-ups.
