@@ -1,24 +1,18 @@
 """Runs a jaxpr on path values: the equations, the functions they call, the scans."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
-from pathsgd_optax._mass import Mass, aligned
 from pathsgd_optax._places import place
 from pathsgd_optax._rules import CALLS, all_constant, apply_rule
-from pathsgd_optax._values import Context, Indices, NoPathError, Operand, Uses, Value
-
-
-CARRIED = (-1, 1)
-"""The ray of all that a scan carries, between two steps: a carry has one structure."""
+from pathsgd_optax._scans import parted, scan
+from pathsgd_optax._values import Context, NoPathError, Operand, Value
 
 
 def interpret(
@@ -94,6 +88,16 @@ def _evaluate(
         raise ValueError(f"{where} has no path semantics: {error}") from None
 
 
+def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
+    jaxpr, closed = _called(context.eqn)
+    constants = [*map(constant, closed)]
+
+    def body(context: Context, arguments: Sequence[Operand]) -> list[Operand]:
+        return interpret(context, jaxpr, [*constants, *arguments])
+
+    return scan(context, body, parted(operands, context.eqn, jaxpr))
+
+
 def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
     for param in eqn.params.values():
         if isinstance(param, ClosedJaxpr):
@@ -101,117 +105,3 @@ def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
         if isinstance(param, Jaxpr):
             return param, ()
     raise NotImplementedError(f"{eqn.primitive} without a jaxpr")
-
-
-# Scans.
-
-
-def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
-    params, length = context.params, context.params["length"]
-    jaxpr, closed = _called(context.eqn)
-    constants, carry, rows = _parted(operands, context.eqn, jaxpr)
-    constants = [*map(constant, closed), *(_repeated(x, length) for x in constants)]
-    rows = [_stack(x, length) for x in rows]
-
-    def body(context: Context, carry: list[Operand], rows: list[Operand]) -> Any:
-        arguments = [*constants, *map(_renamed, carry), *rows]
-        results = interpret(context, jaxpr, arguments)
-        after = zip(results, carry, strict=False)
-        return [_like(context, *pair) for pair in after], results[len(carry) :]
-
-    carry = _stable(context, body, carry, rows)
-    quiet = dataclasses.replace(context, uses=Uses())
-    after, stacks = lax.scan(
-        functools.partial(body, quiet),
-        carry,
-        rows,
-        length,
-        params["reverse"],
-        params["unroll"],
-    )
-    return [*map(_renamed, after), *map(_unstack, stacks)]
-
-
-def _parted(
-    operands: Sequence[Operand], eqn: JaxprEqn, body: Jaxpr
-) -> tuple[list[Operand], list[Operand], list[Operand]]:
-    """Constants, carry and rows, told apart by the axis that only rows lose.
-
-    What a scan's parameters say of it differs between versions of JAX.
-    """
-    rows = sum(map(_is_row, eqn.invars, body.invars))
-    carried = len(eqn.outvars) - sum(map(_is_row, eqn.outvars, body.outvars))
-    ends = (len(operands) - rows - carried, len(operands) - rows)
-    return (
-        list(operands[: ends[0]]),
-        list(operands[slice(*ends)]),
-        list(operands[ends[1] :]),
-    )
-
-
-def _is_row(outer: Any, inner: Any) -> bool:
-    return len(outer.aval.shape) > len(inner.aval.shape)
-
-
-def _stable(
-    context: Context, body: Any, carry: Sequence[Operand], rows: Sequence[Operand]
-) -> list[Operand]:
-    """The carry as what it is after a step: zeros become data, once data is added."""
-    carry = [_like(context, x, x) for x in carry]
-    first = jax.tree.map(lambda x: x[0], rows)
-    while True:
-        trial = dataclasses.replace(context, uses=Uses())
-        after, _ = jax.eval_shape(functools.partial(body, trial), carry, first)
-        joined = [_like(context, *pair) for pair in zip(carry, after, strict=True)]
-        if _structure(joined) == _structure(carry):
-            context.uses.update(trial.uses)
-            return joined
-        carry = joined
-
-
-def _structure(tree: Any) -> Any:
-    return jax.tree.structure(tree)
-
-
-def _like(context: Context, x: Operand, other: Operand) -> Operand:
-    """``x``, as data if ``other`` isn't a constant, so that a scan can carry both."""
-    if isinstance(x, Indices) and isinstance(other, Indices):
-        return x
-    if not (isinstance(x, Value) and isinstance(other, Value)):
-        raise NoPathError(
-            "it carries integers or comparisons that depend on the inputs."
-        )
-    if x.is_constant and other.is_constant:
-        return Value(x.value, ray=CARRIED)
-    return Value(None, context.mass(x), None, x.leaves | other.leaves, ray=CARRIED)
-
-
-def _renamed(x: Operand) -> Operand:
-    return x.renamed() if isinstance(x, Value) else x
-
-
-def _repeated(x: Operand, length: int) -> Operand:
-    if not isinstance(x, Value):
-        return x
-    leaves = frozenset((leaf, times * length) for leaf, times in x.leaves)
-    return dataclasses.replace(x, leaves=leaves)
-
-
-def _stack(x: Operand, length: int) -> Operand:
-    """What a scan reads row by row, with exponents for each row."""
-    if not isinstance(x, Value) or x.mass is None:
-        return x
-    mantissa, *exponents = x.mass
-    repeated = [jnp.broadcast_to(exponent, (length,)) for exponent in exponents]
-    return dataclasses.replace(x, mass=Mass(mantissa, *repeated))
-
-
-def _unstack(x: Operand) -> Operand:
-    """What a scan wrote row by row, with one exponent."""
-    if not isinstance(x, Value) or x.mass is None:
-        return x
-    order = jnp.max(x.mass.order)
-    exponent = lax.max(order, jnp.min(x.mass.exponent))
-    rows = x.mass.exponent.reshape(-1, *[1] * (x.mass.mantissa.ndim - 1))
-    mantissa = aligned(x.mass._replace(exponent=rows), exponent)
-    return dataclasses.replace(x, mass=Mass(mantissa, exponent, order))

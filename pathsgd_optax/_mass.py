@@ -1,7 +1,8 @@
 """Path masses: sums over paths of products of ``abs(w)**p``, at any magnitude.
 
-A network on masses is linear, so its derivatives are its gammas. Exponents are
-constants to differentiation: they move a number's magnitude, not its value.
+A mass is held as a mantissa and one power of two for the whole array. What is done to
+masses is linear in each of them, so their slopes are masses, too: those of the paths
+that leave.
 
 A large network has thousands of these operations, and XLA repeats the scalar ones
 wherever their result is used, unless that is a reduction or a division. So they are
@@ -9,10 +10,10 @@ few, exponents are written as bits, and what many arrays use is divided last. Wh
 not differentiated is jitted, and so traced and lowered once for all arrays of a shape.
 """
 
+import dataclasses
 import functools
-import operator
-from collections.abc import Sequence
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,42 +29,71 @@ from pathsgd_optax._scaled import (
 
 
 NOWHERE = -(2**24)
-"""The order of an array of zeros: below that of anything it is added to."""
+"""The exponent of an array that is known to be all zeros: below that of any other."""
 
-RAISED = 60
-"""The most bits by which slopes are raised, so that none overflows."""
+SLACK = 48
+"""The most bits by which a mantissa may be off 1 before its magnitude is taken out."""
+
+WEIGHT_SLACK = 8
+"""The bits allowed for a weight's power, whose magnitude was not taken out."""
+
+CONTRACTED_SLACK = 16
+"""The bits allowed for the number of terms of a contraction."""
 
 
-class Mass(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mass:
     """A non-negative array, held as ``mantissa * 2**exponent``.
 
-    Its order is its exponent, or `NOWHERE` if it is known to be all zeros: these keep
-    an exponent, which their slopes depend on, but have no say in that of a sum.
+    Args:
+      mantissa: the array, in the dtype of the masses.
+      exponent: int32 of shape (), or one for each row of what a scan reads.
+      slack: the bits by which the largest entry may be off 1, as far as is known.
+      node: its number among the operations of a reverse pass, if it is one's result.
     """
 
     mantissa: jax.Array
-    exponent: jax.Array  # shape=(), dtype=int32
-    order: jax.Array  # shape=(), dtype=int32
+    exponent: jax.Array
+    slack: int = dataclasses.field(default=1, metadata={"static": True})
+    node: int | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the array."""
+        return self.mantissa.shape
 
 
-class Power(NamedTuple):
-    """``abs(x)**p``, held as ``mantissa * 2**(p * exponent)``.
+def of_exponent(mantissa: jax.Array, exponent: int) -> Mass:
+    """A mass with this exponent."""
+    return Mass(mantissa, jnp.int32(exponent))
+
+
+def zeros_like(x: Mass) -> Mass:
+    """The mass of no paths."""
+    return of_exponent(jnp.zeros_like(x.mantissa), NOWHERE)
+
+
+def mass(x: jax.Array, p: float) -> Mass:
+    """``abs(x)**p``, elementwise.
 
     Powers above 2 leave a float's range so soon that the magnitude is taken out first.
     """
-
-    mantissa: jax.Array
-    exponent: jax.Array  # shape=(), dtype=int32
-    inverse: jax.Array  # 2**-exponent
+    mantissa, exponent = _power(x, p)
+    return Mass(mantissa, exponent, slack=WEIGHT_SLACK if p <= 2 else math.ceil(p))
 
 
 @functools.partial(jax.jit, static_argnames="p")
-def power(x: jax.Array, p: float) -> Power:
-    """``abs(x)**p``, elementwise."""
+def _power(x: jax.Array, p: float) -> tuple[jax.Array, jax.Array]:
     if p <= 2:
-        return Power(_float_power(x, p), jnp.int32(0), jnp.ones((), x.dtype))
-    exponent, inverse = _unit_of(_peak(lax.stop_gradient(x)))
-    return Power(_float_power(x * inverse, p), exponent, inverse)
+        return _float_power(x, p), jnp.int32(0)
+    unit, inverse = _unit_of(_peak(lax.stop_gradient(x)))
+    mantissa = _float_power(x * inverse, p)
+    if p.is_integer():
+        return mantissa, lax.mul(unit, jnp.int32(p))
+    exact = unit.astype(x.dtype) * p
+    whole = jnp.floor(exact)
+    return mantissa * jnp.exp2(exact - whole), whole.astype(jnp.int32)
 
 
 def _float_power(x: jax.Array, p: float) -> jax.Array:
@@ -71,59 +101,42 @@ def _float_power(x: jax.Array, p: float) -> jax.Array:
     return lax.integer_pow(x, int(p)) if p.is_integer() else x**p
 
 
-def mass(x: jax.Array, p: float) -> Mass:
-    """``abs(x)**p``, elementwise."""
-    return of_power(power(x, p), p)
-
-
-def of_power(x: Power, p: float) -> Mass:
-    """The same number, as a mass."""
-    if p.is_integer():
-        exponent = lax.mul(x.exponent, jnp.int32(p))
-        return Mass(x.mantissa, exponent, exponent)
-    exact = x.exponent.astype(x.mantissa.dtype) * p
-    exponent = jnp.floor(exact).astype(jnp.int32)
-    mantissa = x.mantissa * jnp.exp2(exact - jnp.floor(exact))
-    return Mass(mantissa, exponent, exponent)
-
-
-def of_exponent(mantissa: jax.Array, exponent: int) -> Mass:
-    """A mass with this exponent."""
-    return Mass(mantissa, jnp.int32(exponent), jnp.int32(exponent))
-
-
 def ordered(x: Mass) -> Mass:
-    """The same number, with its order."""
-    return _live(x, jnp.max(lax.stop_gradient(x.mantissa)) != 0)
+    """The same number, with the exponent of zeros if it is zero."""
+    live = jnp.max(lax.stop_gradient(x.mantissa)) != 0
+    exponent = lax.select(live, x.exponent, jnp.int32(NOWHERE))
+    return dataclasses.replace(x, exponent=exponent)
 
 
-@functools.partial(jax.jit, static_argnames="p")
-def ordered_mass(x: jax.Array, p: float) -> Mass:
-    """``abs(x)**p``, elementwise, with its order."""
-    if p <= 2:
-        return ordered(mass(x, p))
-    return _live(mass(x, p), _peak(x) >= jnp.finfo(x.dtype).tiny)
+def normalized(x: Mass) -> Mass:
+    """The same number, with a mantissa whose largest entry is in [1, 2)."""
+    inverse, exponent = unit(x)
+    return dataclasses.replace(
+        x, mantissa=x.mantissa * inverse, exponent=exponent, slack=1
+    )
 
 
-def _live(x: Mass, live: jax.Array) -> Mass:
-    return x._replace(order=lax.select(live, x.exponent, jnp.int32(NOWHERE)))
+def in_range(x: Mass, *others: Mass) -> Mass:
+    """The same number, with a mantissa that may be multiplied by the others'."""
+    slack = x.slack + max((y.slack for y in others), default=0)
+    return normalized(x) if slack > SLACK else x
 
 
-def unit(x: Mass) -> Mass:
-    """The power of two at or below the largest entry, inverted; 1 for zeros."""
+def unit(x: Mass) -> tuple[jax.Array, jax.Array]:
+    """The magnitude of the largest entry: the mantissa's, inverted; its exponent."""
     return _unit(lax.stop_gradient(x.mantissa), x.exponent)
 
 
 @jax.jit
-def _unit(mantissa: jax.Array, exponent: jax.Array) -> Mass:
+def _unit(mantissa: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array]:
     peak = _peak(mantissa)
     below, inverse = _unit_of(peak)
-    exponent = exponent + below
-    return _live(Mass(inverse, exponent, exponent), peak >= jnp.finfo(peak.dtype).tiny)
+    live = peak >= jnp.finfo(peak.dtype).tiny
+    return inverse, lax.select(live, exponent + below, jnp.int32(NOWHERE))
 
 
 def _peak(x: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(x))
+    return jnp.max(jnp.abs(x), initial=0)
 
 
 def _unit_of(peak: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -139,89 +152,90 @@ def _unit_of(peak: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def aligned(x: Mass, exponent: jax.Array) -> jax.Array:
-    """The mantissa of ``x`` at this exponent."""
+    """The mantissa of ``x`` at this exponent, at least its own, where it isn't 0."""
     return x.mantissa * _shift(x.exponent, exponent, x.mantissa.dtype)
 
 
-def align(*masses: Mass) -> tuple[list[jax.Array], jax.Array, jax.Array]:
-    """The mantissas at the exponent of the sum, this exponent, and the sum's order."""
+def align(*masses: Mass) -> tuple[list[jax.Array], jax.Array]:
+    """The mantissas at the largest exponent, and this exponent."""
+    if len(masses) == 1:
+        return [masses[0].mantissa], masses[0].exponent
     dtype = masses[0].mantissa.dtype
-    exponents, orders = [x.exponent for x in masses], [x.order for x in masses]
-    shifts, exponent, order = _alignment(exponents, orders, dtype)
-    pairs = zip(masses, shifts, strict=True)
-    return [x.mantissa * shift for x, shift in pairs], exponent, order
+    shifts, exponent = _alignment([x.exponent for x in masses], dtype)
+    return [
+        x.mantissa * shift for x, shift in zip(masses, shifts, strict=True)
+    ], exponent
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _alignment(
-    exponents: Sequence[jax.Array], orders: Sequence[jax.Array], dtype: jnp.dtype
-) -> tuple[list[jax.Array], jax.Array, jax.Array]:
-    order = functools.reduce(lax.max, orders)
-    exponent = lax.max(order, functools.reduce(lax.min, exponents))
-    return [_shift(x, exponent, dtype) for x in exponents], exponent, order
+    exponents: Sequence[jax.Array], dtype: jnp.dtype
+) -> tuple[list[jax.Array], jax.Array]:
+    exponent = functools.reduce(lax.max, exponents)
+    return [_shift(x, exponent, dtype) for x in exponents], exponent
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _shift(given: jax.Array, wanted: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """What to multiply by, to get from one exponent to another."""
-    beyond = int(jnp.finfo(dtype).maxexp)
-    return power_of_two(given - wanted, dtype, -beyond, RAISED)
+    """What to multiply by, to get from one exponent to another, not smaller one."""
+    return power_of_two(given - wanted, dtype, least=-int(jnp.finfo(dtype).maxexp))
 
 
 def power_of_two(
-    exponent: jax.Array,
-    dtype: jnp.dtype,
-    least: int | None = None,
-    most: int | None = None,
+    exponent: jax.Array, dtype: jnp.dtype, least: int | None = None
 ) -> jax.Array:
-    """``2**exponent``, saturating at these exponents; that of -maxexp is 0.
+    """``2**exponent``, saturating at this exponent; that of -maxexp is 0.
 
-    Without them, at those of normal numbers whose inverses are normal, too. It is an
-    inverse itself, so that XLA computes it once.
+    Without it, and above, at that of a normal number whose inverse is normal, too. It
+    is an inverse itself, so that XLA computes it once.
     """
     info = jnp.finfo(dtype)
     bias, largest = info.maxexp - 1, -int(info.minexp)
-    lowest = jnp.int32(bias - (largest if most is None else most))
+    lowest = jnp.int32(bias - largest)
     highest = jnp.int32(bias - (-largest if least is None else least))
     biased = lax.clamp(lowest, jnp.int32(bias) - exponent, highest)
     bits = biased.astype(integer_dtype(info.dtype)) << info.nmant
     return 1 / lax.bitcast_convert_type(bits, info.dtype)
 
 
-def add(x: Mass, y: Mass) -> Mass:
-    """``x + y``, elementwise."""
-    mantissas, exponent, order = align(x, y)
-    return Mass(operator.add(*mantissas), exponent, order)
+def sum_by(function: Callable[..., jax.Array], *masses: Mass) -> Mass:
+    """``function`` of the masses, which is linear in all of them together."""
+    mantissas, exponent = align(*masses)
+    return of_sum(function(*mantissas), exponent, masses)
 
 
-def multiply(x: Mass, y: Mass) -> Mass:
-    """``x * y``, elementwise."""
-    exponent, order = lax.add(x.exponent, y.exponent), lax.add(x.order, y.order)
-    return Mass(x.mantissa * y.mantissa, exponent, order)
+def of_sum(mantissa: jax.Array, exponent: jax.Array, masses: Sequence[Mass]) -> Mass:
+    """What a linear function has made of masses."""
+    terms = sum(x.mantissa.size for x in masses) // max(mantissa.size, 1)
+    slack = max(x.slack for x in masses) + max(terms - 1, 0).bit_length()
+    return in_range(Mass(mantissa, exponent, slack))
+
+
+def products(
+    x: Mass, mantissas: Sequence[jax.Array], others: Sequence[Mass], contracted: bool
+) -> list[Mass]:
+    """What bilinear functions have made of ``x`` and each of some other masses.
+
+    Contractions are freed of the magnitude of ``x``, as XLA fuses that.
+    """
+    if not contracted:
+        return [_product(*pair, x) for pair in zip(mantissas, others, strict=True)]
+    inverse, exponent = unit(x)
+    return [
+        Mass(mantissa * inverse, exponent + y.exponent, y.slack + CONTRACTED_SLACK)
+        for mantissa, y in zip(mantissas, others, strict=True)
+    ]
+
+
+def _product(mantissa: jax.Array, y: Mass, x: Mass) -> Mass:
+    terms = max(x.mantissa.size, y.mantissa.size) // max(mantissa.size, 1)
+    slack = x.slack + y.slack + max(terms - 1, 0).bit_length()
+    return Mass(mantissa, x.exponent + y.exponent, slack)
 
 
 def total(x: Mass) -> Mass:
-    """The sum of all entries, whose exponent XLA computes once.
-
-    It is a reduction of equal numbers, which is hidden from XLA.
-    """
-    known = x.mantissa >= 0
-    exponent = jnp.max(jnp.where(known, x.exponent, jnp.int32(NOWHERE)))
-    return Mass(jnp.sum(x.mantissa), exponent, exponent)
-
-
-@jax.custom_jvp
-def with_slope_of(x: jax.Array, carrier: jax.Array) -> jax.Array:
-    """``x``, with the derivative of ``carrier``."""
-    del carrier
-    return x
-
-
-@with_slope_of.defjvp
-def _slope_of_carrier(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array]:
-    return primals[0], tangents[1]
+    """The sum of all entries."""
+    return Mass(jnp.sum(x.mantissa), x.exponent)
 
 
 def root(x: Mass, p: float) -> Scaled:
@@ -233,26 +247,26 @@ def root(x: Mass, p: float) -> Scaled:
     return Scaled(lax.select(live, mantissa, jnp.zeros_like(mantissa)), exponent)
 
 
-def roots(
-    slopes: Sequence[jax.Array], powers: Sequence[Power], above: jax.Array, p: float
-) -> list[tuple[jax.Array, jax.Array]]:
-    """Two positive factors each of the p-th root of a derivative; inf for 0.
+def roots(masses: Sequence[Mass], p: float) -> list[tuple[jax.Array, jax.Array]]:
+    """Two positive factors each of ``x**(1/p)``, elementwise; inf for 0.
 
-    The slopes are those of a mass of this exponent by the powers' mantissas.
+    What is to be known of the exponents is computed for all masses at once.
     """
-    dtype = slopes[0].dtype
-    factor, exponent = _root_of_power(above, p, dtype)
-    shared = power_of_two(exponent, dtype)
-    pairs = zip(slopes, powers, strict=True)
-    return [(_root(x, power.inverse, factor, p), shared) for x, power in pairs]
+    dtype = masses[0].mantissa.dtype
+    exponents = jnp.stack([x.exponent for x in masses])
+    factors, exponents = _root_of_power(exponents, p, dtype)
+    half = exponents >> 1
+    low, high = power_of_two(half, dtype), power_of_two(exponents - half, dtype)
+    return [
+        (_root(x.mantissa, factors[k], low[k], p), high[k])
+        for k, x in enumerate(masses)
+    ]
 
 
 @functools.partial(jax.jit, static_argnames="p")
-def _root(
-    slope: jax.Array, inverse: jax.Array, factor: jax.Array, p: float
-) -> jax.Array:
-    positive = lax.select(slope != 0, slope, jnp.full_like(slope, jnp.inf))
-    return normal(_float_root(positive * factor, p) * inverse)
+def _root(x: jax.Array, factor: jax.Array, unit: jax.Array, p: float) -> jax.Array:
+    positive = lax.select(x != 0, x, jnp.full_like(x, jnp.inf))
+    return normal(_float_root(positive * factor, p) * unit)
 
 
 def _root_of_power(

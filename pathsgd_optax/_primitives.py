@@ -63,7 +63,7 @@ def _moving(context: Context, x: Value, *rest: Value) -> list[Operand]:
     """Entries move, or repeat; ``rest`` tells where."""
     constants = constants_of(rest)
     return [
-        x.map(functools.partial(_nth_result, context, constants, k))
+        context.map(functools.partial(_nth_result, context, constants, k), x)
         for k in range(len(context.eqn.outvars))
     ]
 
@@ -90,7 +90,13 @@ def _negated(context: Context, x: Value) -> list[Operand]:
 
 def _negative(x: Value) -> Value:
     number, sign = x.ray
-    return dataclasses.replace(x.map(jnp.negative), mass=x.mass, ray=(number, -sign))
+    return dataclasses.replace(
+        x,
+        value=None if x.value is None else -x.value,
+        offset=None if x.offset is None else -x.offset,
+        uniform=None if x.uniform is None else -x.uniform,
+        ray=(number, -sign),
+    )
 
 
 # Positively homogeneous operations.
@@ -107,9 +113,9 @@ def _pooling(
     """The largest of several values has the paths of all."""
     if x.is_weight:
         raise NoPathError(NONLINEAR)
-    mass = context.mass(x)
-    mantissa = total(mass.mantissa, **context.params)
-    return [Value(None, mass._replace(mantissa=mantissa), leaves=x.leaves)]
+    pooled = functools.partial(total, **context.params)
+    mass = context.linear(pooled, context.mass(x))
+    return [Value(None, mass, leaves=x.leaves)]
 
 
 def _total(x: jax.Array, axes: Sequence[int], **_: Any) -> jax.Array:
@@ -121,7 +127,7 @@ def _window_total(x: jax.Array, **window: Any) -> jax.Array:
 
 
 def _extremum(
-    of_multiples: Callable[..., jax.Array], context: Context, x: Value, y: Value
+    which: Callable[..., jax.Array], context: Context, x: Value, y: Value
 ) -> list[Operand]:
     """Of 0 and a value, a ReLU; of a value's multiples, leaky; of others, pooling."""
     if not (x.is_data or y.is_data):
@@ -130,13 +136,20 @@ def _extremum(
         raise NoPathError(CLIPPED)
     note(context, "bias", (x, y))
     paths = [context.settle(z) for z in (x, y) if not z.is_constant]
-    masses = [z.mass for z in paths]
+    combined = context.add
     if x.is_data and y.is_multiple_of(x):
-        parts, exponent, order = _mass.align(*masses)
-        mass = Mass(functools.reduce(of_multiples, parts), exponent, order)
-    else:
-        mass = functools.reduce(_mass.add, masses)
+        combined = functools.partial(_of_multiples, which, context)
+    mass = functools.reduce(combined, (z.mass for z in paths))
     return [context.shaped(Value(None, mass, leaves=all_leaves(paths)))]
+
+
+def _of_multiples(
+    which: Callable[..., jax.Array], context: Context, x: Mass, y: Mass
+) -> Mass:
+    """Of the masses of a value's multiples those that are chosen."""
+    (one, other), _ = _mass.align(x, y)
+    chosen = lax.stop_gradient(which(one, other))
+    return context.linear(lambda a, b: jnp.where(chosen, a, b), x, y)
 
 
 def _clamp(context: Context, *operands: Value) -> list[Operand]:
@@ -194,15 +207,19 @@ def _merged(
     data = any(x.is_data for x in operands)
     if data:
         note(context, "bias", operands)
-    masses = [x.mass for x in operands if not x.is_constant]
-    paths, exponent, order = _mass.align(*masses)
-    rest = iter(paths)
-    parts = [None if x.is_constant else next(rest) for x in operands]
     offsets = [x.pending for x in operands]
     zeros = [jnp.zeros(x.shape, context.dtype) for x in operands]
+
+    def joined(*paths: jax.Array) -> jax.Array:
+        rest = iter(paths)
+        parts = [None if x.is_constant else next(rest) for x in operands]
+        return function(*map(_or, parts, zeros))[0]
+
     return Value(
         None if data else function(*(x.value for x in operands))[0],
-        Mass(function(*map(_or, parts, zeros))[0], exponent, order),
+        context.linear(
+            joined, *(_mass.ordered(x.mass) for x in operands if not x.is_constant)
+        ),
         function(*map(_or, offsets, zeros))[0] if _any(offsets) else None,
         all_leaves(operands),
     )
@@ -232,9 +249,10 @@ def _add(context: Context, x: Value, y: Value) -> list[Operand]:
             return [_shifted(context, x, y)]
         y = dataclasses.replace(y, mass=_mass.ordered(y.mass))
     masses = [z.mass for z in (x, y) if z.mass is not None]
-    mass = functools.reduce(_mass.add, masses)
-    if context.gammas and x.is_data and y.is_data:
-        mass = mass._replace(mantissa=once(mass.mantissa))
+    added = context.add
+    if context.tape is not None and x.is_data and y.is_data:
+        added = functools.partial(context.linear, lambda a, b: once(a + b))
+    mass = functools.reduce(added, masses)
     total = Value(
         None if x.is_data else x.value + y.value,
         mass,
@@ -247,7 +265,7 @@ def _add(context: Context, x: Value, y: Value) -> list[Operand]:
 def _shifted(context: Context, x: Value, bias: Value) -> Value:
     """Data plus a weight that makes one edge with the constant added before."""
     shift = bias.value if x.offset is None else bias.value + x.offset
-    mass = _mass.add(x.mass, context.edge(shift, carrier=bias.mass))
+    mass = context.add(x.mass, context.edge(shift, carrier=bias.mass))
     return context.shaped(Value(None, mass, leaves=all_leaves((x, bias))))
 
 
@@ -270,9 +288,9 @@ def _product(context: Context, x: Value, y: Value) -> Value:
     if x.is_data:
         note(context, "scale", [y])
     factor = y.offset if x.is_weight and y.is_weight else y.value
-    mass = _mass.multiply(x.mass, context.mass(y))
+    mass = context.multiply(x.mass, context.mass(y))
     if x.is_weight and y.is_weight and x.offset is not None:
-        mass = _mass.add(mass, _mass.multiply(context.edge(x.offset), y.mass))
+        mass = context.add(mass, context.multiply(context.edge(x.offset), y.mass))
     product = Value(
         None if x.is_data else x.value * y.value,
         mass,
@@ -299,24 +317,21 @@ def _contract(context: Context, x: Value, y: Value) -> list[Operand]:
     if data:
         note(context, "weight", (x, y))
     bind = functools.partial(context.bind, preferred_element_type=context.dtype)
-    mass = _contracted(
-        functools.partial(bind, precision=lax.Precision.HIGHEST),
-        context.mass(x),
-        context.mass(y),
-        scaled=0 if x.is_data else 1,
-    )
     value = None if data else bind(x.value, y.value)[0]
+    mass = _contracted(context, bind, x, y)
     return [Value(value, mass, leaves=all_leaves((x, y)))]
 
 
 def _contracted(
-    bind: Callable[..., list[jax.Array]], x: Mass, y: Mass, scaled: int
+    context: Context, bind: Callable[..., list[jax.Array]], x: Value, y: Value
 ) -> Mass:
-    """An operand's magnitude is taken out of the result, as XLA fuses that."""
-    [mantissa] = bind(x.mantissa, y.mantissa)
-    inverse, exponent, order = _mass.unit((x, y)[scaled])
-    other = (y, x)[scaled]
-    return Mass(mantissa * inverse, exponent + other.exponent, order + other.order)
+    first, second = (x, y) if x.is_data else (y, x)
+
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        ordered = (a, b) if first is x else (b, a)
+        return bind(*ordered, precision=lax.Precision.HIGHEST)[0]
+
+    return context.bilinear(product, context.mass(first), context.mass(second))
 
 
 def _power(context: Context, x: Value) -> list[Operand]:
@@ -340,10 +355,13 @@ def look_up(context: Context, table: Value) -> Value:
     if numbers.collapsed_slice_dims != axes or numbers.operand_batching_dims:
         raise NoPathError(INTEGERS)
     note(context, "weight", [table])
-    mass = context.mass(table)
-    total = jnp.sum(mass.mantissa, axes)
-    mantissa = lax.broadcast_in_dim(total, context.out_shape, numbers.offset_dims)
-    return Value(None, mass._replace(mantissa=mantissa), leaves=table.leaves)
+
+    def looked_up(mass: jax.Array) -> jax.Array:
+        total = jnp.sum(mass, axes)
+        return lax.broadcast_in_dim(total, context.out_shape, numbers.offset_dims)
+
+    mass = context.linear(looked_up, context.mass(table))
+    return Value(None, mass, leaves=table.leaves)
 
 
 # The table.
@@ -367,8 +385,8 @@ RULES: dict[str, Rule] = {
         (_pad, "pad"),
         (_negated, "neg"),
         (_absolute, "abs"),
-        (functools.partial(_extremum, jnp.maximum), "max"),
-        (functools.partial(_extremum, jnp.minimum), "min"),
+        (functools.partial(_extremum, jnp.greater_equal), "max"),
+        (functools.partial(_extremum, jnp.less_equal), "min"),
         (_clamp, "clamp"),
         (_select, "select_n"),
         (_concatenate, "concatenate"),

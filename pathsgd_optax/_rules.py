@@ -9,8 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 
-from pathsgd_optax import _mass
-from pathsgd_optax._mass import Mass
 from pathsgd_optax._primitives import MOVES, RULES, Rule, all_leaves, look_up, note
 from pathsgd_optax._reasons import (
     COMPARISON,
@@ -160,19 +158,24 @@ def _with_indices(context: Context, *operands: Operand) -> list[Operand]:
 def _custom(
     rule: Callable[..., Any], context: Context, *operands: Value
 ) -> list[Operand]:
-    masses = [context.mass(x) for x in operands if not x.is_constant]
-    paths, exponent, order = _mass.align(*masses)
-    rest = iter(paths)
-    results = rule(
-        *(x.value if x.is_constant else next(rest) for x in operands), **context.params
-    )
-    results = [results] if isinstance(results, jax.Array) else results
-    values: list[Any] = [None] * len(results)
+    paths = [context.mass(x) for x in operands if not x.is_constant]
+
+    def nth_result(k: int, *masses: jax.Array) -> jax.Array:
+        rest = iter(masses)
+        arrays = (x.value if x.is_constant else next(rest) for x in operands)
+        results = rule(*arrays, **context.params)
+        return results if isinstance(results, jax.Array) else results[k]
+
+    values: list[Any] = [None] * len(context.eqn.outvars)
     if any(x.is_data for x in operands):
         note(context, "weight", operands)
     else:
         values = context.bind(*(x.value for x in operands))
     return [
-        Value(value, Mass(result, exponent, order), leaves=all_leaves(operands))
-        for value, result in zip(values, results, strict=True)
+        Value(
+            value,
+            context.linear(functools.partial(nth_result, k), *paths),
+            leaves=all_leaves(operands),
+        )
+        for k, value in enumerate(values)
     ]

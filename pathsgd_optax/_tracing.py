@@ -12,7 +12,7 @@ from jax.extend.core import ClosedJaxpr
 
 from pathsgd_optax import _mass
 from pathsgd_optax._interpreter import constant, interpret
-from pathsgd_optax._mass import Mass, Power
+from pathsgd_optax._mass import Mass
 from pathsgd_optax._network import (
     NO_PATH,
     Described,
@@ -24,6 +24,7 @@ from pathsgd_optax._network import (
     leaves_of,
 )
 from pathsgd_optax._scaled import Scaled
+from pathsgd_optax._tape import Tape
 from pathsgd_optax._types import Params, path_dtype
 from pathsgd_optax._values import Context, Indices, Operand, Uses, Value
 
@@ -251,9 +252,9 @@ def _uses(
     on_path: set[int] = set()
 
     def run(leaves: list[jax.Array], known: list[jax.Array]) -> None:
-        context, weights, powers = _start(leaves, 1.0, gammas=True)
-        context = dataclasses.replace(context, uses=uses)
-        output = _run(context, jaxpr, weights, powers, inputs, known)
+        context = dataclasses.replace(_context(leaves, 1.0, tape=None), uses=uses)
+        weights = _weights(context, leaves)
+        output = _interpret(context, jaxpr, weights, inputs, known)
         if not (isinstance(output, Value) and output.is_data):
             raise ValueError(
                 "the outputs of apply_fn are not floating values that depend on x."
@@ -268,8 +269,9 @@ def _uses(
 def _path_norm(
     network: TracedNetwork, leaves: Sequence[jax.Array], p: float, constants: Any
 ) -> Scaled:
-    context, weights, powers = _start(leaves, p, gammas=False)
-    return _mass.root(_total(network, context, weights, powers, constants), p)
+    context = _context(leaves, p, tape=None)
+    output = _run(context, network, _weights(context, leaves), constants)
+    return _mass.root(_mass.total(output), p)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p", "normalize"))
@@ -280,74 +282,67 @@ def _scaling(
     normalize: bool,
     constants: Any,
 ) -> Scaling:
-    context, weights, powers = _start(leaves, p, gammas=True)
-
-    def total(mantissas: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-        pairs = zip(powers, mantissas, strict=True)
-        moved = [x._replace(mantissa=mantissa) for x, mantissa in pairs]
-        phi = _total(network, context, weights, moved, constants)
-        return phi.mantissa, phi.exponent
-
-    phi, pull, above = jax.vjp(total, [x.mantissa for x in powers], has_aux=True)
-    norm = _mass.root(Mass(phi, above, above), p)
+    tape = Tape()
+    context = _context(leaves, p, tape)
+    weights = _weights(context, leaves)
+    output = _run(context, network, weights, constants)
+    phi = _mass.total(output)
+    end = _mass.of_exponent(jnp.ones_like(output.mantissa), 0)
     if normalize:
-        [slopes] = pull(1 / jnp.where(phi != 0, phi, 1))
-        above = jnp.int32(0)
-    else:
-        [slopes] = pull(jnp.ones_like(phi))
-    roots = _mass.roots(slopes, powers, above, p)
+        inverse = 1 / jnp.where(phi.mantissa != 0, phi.mantissa, 1)
+        end = Mass(end.mantissa * inverse, -phi.exponent)
+    slopes = tape.slopes([(output, end)], [x.mass for x in weights])
     factors = (
         () if parameter.role == NO_PATH else pair
-        for parameter, pair in zip(network.parameters, roots, strict=True)
+        for parameter, pair in zip(
+            network.parameters, _mass.roots(slopes, p), strict=True
+        )
     )
-    return Scaling(norm, tuple(factors))
+    return Scaling(_mass.root(phi, p), tuple(factors))
 
 
-def _start(
-    leaves: Sequence[jax.Array], p: float, gammas: bool
-) -> tuple[Context, list[jax.Array], list[Power]]:
-    """The weights, in the dtype of the masses, and their p-th powers."""
+def _context(leaves: Sequence[jax.Array], p: float, tape: Tape | None) -> Context:
     if math.isinf(p):
         raise ValueError(
             "p = inf has no scaling in a traced network: the derivative of a maximum "
             "knows only one of its paths. Use a finite p, or layered_network."
         )
-    dtype = path_dtype(*leaves)
-    weights = [leaf.astype(dtype) for leaf in leaves]
-    powers = [_mass.power(weight, p) for weight in weights]
-    return Context(p, dtype, gammas, Uses()), weights, powers
+    return Context(p, path_dtype(*leaves), tape, Uses())
 
 
-def _total(
-    network: TracedNetwork,
-    context: Context,
-    weights: Sequence[jax.Array],
-    powers: Sequence[Power],
-    constants: Any,
-) -> Mass:
-    """The mass of all paths."""
-    known = jax.tree.leaves(constants)
-    output = _run(context, network.jaxpr, weights, powers, network.inputs, known)
-    return _mass.total(context.mass(output))
+def _weights(context: Context, leaves: Sequence[jax.Array]) -> list[Value]:
+    """The parameters, in the dtype of the masses."""
+    return [
+        Value(weight, context.leaf(weight), leaves=frozenset([(k, 1)]))
+        for k, weight in enumerate(leaf.astype(context.dtype) for leaf in leaves)
+    ]
 
 
 def _run(
     context: Context,
+    network: TracedNetwork,
+    weights: Sequence[Value],
+    constants: Any,
+) -> Mass:
+    """The masses of the paths to the outputs."""
+    known = jax.tree.leaves(constants)
+    return context.mass(
+        _interpret(context, network.jaxpr, weights, network.inputs, known)
+    )
+
+
+def _interpret(
+    context: Context,
     jaxpr: ClosedJaxpr,
-    weights: Sequence[jax.Array],
-    powers: Sequence[Power],
+    weights: Sequence[Value],
     inputs: Sequence[jax.ShapeDtypeStruct],
     constants: Sequence[jax.Array],
 ) -> Any:
     """The network's outputs, as path values."""
-    leaves = [
-        Value(weight, _mass.of_power(power, context.p), leaves=frozenset([(k, 1)]))
-        for k, (weight, power) in enumerate(zip(weights, powers, strict=True))
-    ]
     data = [_input(context, spec) for spec in inputs]
     first = map(constant, jaxpr.consts)
     last = map(constant, constants)
-    [output] = interpret(context, jaxpr.jaxpr, [*first, *leaves, *data, *last])
+    [output] = interpret(context, jaxpr.jaxpr, [*first, *weights, *data, *last])
     return output
 
 
@@ -355,4 +350,4 @@ def _input(context: Context, spec: jax.ShapeDtypeStruct) -> Operand:
     """Input units are the sources of paths; integers tell which ones."""
     if not jnp.issubdtype(spec.dtype, jnp.floating):
         return Indices()
-    return Value(None, _mass.of_exponent(jnp.ones(spec.shape, context.dtype), 0))
+    return Value(None, context.ones(spec.shape))

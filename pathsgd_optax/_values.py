@@ -10,10 +10,12 @@ multiplied, because what is added next may belong to the same edge: BatchNorm su
 """
 
 import dataclasses
+import functools
 import itertools
 import math
+import operator
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -21,10 +23,16 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from pathsgd_optax import _mass
-from pathsgd_optax._mass import Mass, aligned
+from pathsgd_optax._mass import Mass
+from pathsgd_optax._tape import Pull, Tape
 
 
 _RAYS = itertools.count()
+
+
+def new_ray() -> tuple[int, int]:
+    """The name of a value of no known multiples, and its sign among them."""
+    return next(_RAYS), 1
 
 
 @jax.tree_util.register_dataclass
@@ -50,7 +58,7 @@ class Value:
     )
     uniform: float | None = dataclasses.field(default=None, metadata={"static": True})
     ray: tuple[int, int] = dataclasses.field(
-        default_factory=lambda: (next(_RAYS), 1), metadata={"static": True}
+        default_factory=new_ray, metadata={"static": True}
     )
 
     @property
@@ -81,7 +89,7 @@ class Value:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the array."""
-        return (self.value if self.mass is None else self.mass.mantissa).shape
+        return (self.value if self.mass is None else self.mass).shape
 
     @property
     def pending(self) -> jax.Array | None:
@@ -96,18 +104,7 @@ class Value:
 
     def renamed(self) -> "Value":
         """The same array, of no known multiples."""
-        return dataclasses.replace(self, ray=(next(_RAYS), 1))
-
-    def map(self, function: Callable[[jax.Array], jax.Array]) -> "Value":
-        """Applies a linear function, with coefficients 0 and 1, to each part."""
-        value, offset, mass = (self.value, self.offset, self.mass)
-        return dataclasses.replace(
-            self,
-            value=None if value is None else function(value),
-            offset=None if offset is None else function(offset),
-            mass=None if mass is None else mass._replace(mantissa=function(mass[0])),
-            ray=(next(_RAYS), 1),
-        )
+        return dataclasses.replace(self, ray=new_ray())
 
 
 @jax.tree_util.register_static
@@ -154,12 +151,13 @@ class Uses:
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What a rule knows besides its operands.
+    """What a rule knows besides its operands, and what it may do to masses.
 
     Args:
       p: order of the norm.
       dtype: dtype of the masses, and of weights and offsets.
-      gammas: whether derivatives are taken with respect to masses, not to weights.
+      tape: the operations for the reverse pass, if slopes are taken by masses; None if
+        JAX takes them, by weights.
       uses: the record of the parameters' uses.
       eqn: the equation that the rule is applied to.
       callers: the equations that have called the one that it is in, outermost first.
@@ -167,7 +165,7 @@ class Context:
 
     p: float
     dtype: jnp.dtype
-    gammas: bool
+    tape: Tape | None
     uses: Uses
     eqn: Any = None  # JaxprEqn, but for the whole program
     callers: tuple[JaxprEqn, ...] = ()
@@ -187,30 +185,117 @@ class Context:
         results = self.eqn.primitive.bind(*arrays, **(self.params | changed))
         return results if self.eqn.primitive.multiple_results else [results]
 
+    # All that may be done to masses: it is recorded, with its slopes.
+
+    def linear(self, function: Callable[..., jax.Array], *masses: Mass) -> Mass:
+        """``function`` of the mantissas, which is linear in all of them together.
+
+        Its coefficients are of moderate size.
+        """
+        parts, exponent = _mass.align(*masses)
+        mantissa, transpose = self._linearized(function, parts)
+
+        def pull(slopes: list[Mass]) -> list[Mass]:
+            parts = transpose(slopes[0].mantissa)
+            return [_mass.of_sum(part, slopes[0].exponent, slopes) for part in parts]
+
+        result = _mass.of_sum(mantissa, exponent, masses)
+        return self._recorded(result, masses, pull)
+
+    def bilinear(
+        self,
+        function: Callable[..., jax.Array],
+        x: Mass,
+        y: Mass,
+        contracted: bool = True,
+    ) -> Mass:
+        """``function`` of the mantissas, which is linear in each of the two.
+
+        Where it sums many products, the magnitude of ``x`` is taken out of the result:
+        of the data, if the other one is a weight.
+        """
+        x = _mass.in_range(x, y)
+        mantissa, transpose = self._linearized(function, (x.mantissa, y.mantissa))
+
+        def pull(slopes: list[Mass]) -> list[Mass]:
+            slope = _mass.in_range(slopes[0], x, y)
+            parts = transpose(slope.mantissa)
+            return _mass.products(slope, parts, (y, x), contracted)
+
+        [result] = _mass.products(x, [mantissa], [y], contracted)
+        return self._recorded(result, (x, y), pull)
+
+    def multiply(self, x: Mass, y: Mass) -> Mass:
+        """``x * y``, elementwise."""
+        return self.bilinear(operator.mul, x, y, contracted=False)
+
+    def add(self, x: Mass, y: Mass) -> Mass:
+        """``x + y``, elementwise."""
+        return self.linear(operator.add, x, y)
+
+    def _linearized(
+        self, function: Callable[..., jax.Array], parts: Sequence[jax.Array]
+    ) -> tuple[jax.Array, Any]:
+        if self.tape is None:
+            return function(*parts), None
+        return jax.vjp(function, *parts)
+
+    def _recorded(self, result: Mass, sources: Sequence[Mass], pull: Pull) -> Mass:
+        if self.tape is None:
+            return result
+        return self.tape.record([result], sources, pull)[0]
+
+    # What values are made of.
+
+    def ones(self, shape: Sequence[int]) -> Mass:
+        """The masses of input units, where paths begin."""
+        return _mass.of_exponent(jnp.ones(shape, self.dtype), 0)
+
+    def leaf(self, weight: jax.Array) -> Mass:
+        """The mass of a parameter, which is to have slopes."""
+        mass = _mass.mass(weight, self.p)
+        return mass if self.tape is None else self.tape.leaf(mass)
+
     def mass(self, x: Value) -> Mass:
         """The masses of all paths to ``x``, its constant part included."""
         pending = x.pending
         if x.is_constant:
             return _mass.mass(x.value.astype(self.dtype), self.p)
-        return x.mass if pending is None else _mass.add(x.mass, self.edge(pending))
+        return x.mass if pending is None else self.add(x.mass, self.edge(pending))
 
     def edge(self, weight: jax.Array, carrier: Mass | None = None) -> Mass:
-        """The mass of an edge with this weight, and the gammas of ``carrier``."""
-        edge = _mass.ordered_mass(weight, self.p)
-        if not self.gammas or carrier is None:
+        """The mass of an edge with this weight, and the slopes of ``carrier``."""
+        edge = _mass.ordered(_mass.mass(weight, self.p))
+        if self.tape is None or carrier is None:
             return edge
-        slope = jnp.broadcast_to(aligned(carrier, edge.exponent), weight.shape)
-        return edge._replace(mantissa=_mass.with_slope_of(edge.mantissa, slope))
+
+        def pull(slopes: list[Mass]) -> list[Mass]:
+            [part] = transpose(slopes[0].mantissa)
+            return [_mass.of_sum(part, slopes[0].exponent, slopes)]
+
+        broadcast = functools.partial(jnp.broadcast_to, shape=weight.shape)
+        transpose = jax.linear_transpose(broadcast, carrier.mantissa)
+        return self._recorded(edge, [carrier], pull)
 
     def settle(self, x: Value) -> Value:
         """``x`` with its constant part as paths."""
         return dataclasses.replace(x, mass=self.mass(x), offset=None, uniform=None)
 
+    def map(self, function: Callable[[jax.Array], jax.Array], x: Value) -> Value:
+        """Applies a linear function, with coefficients 0 and 1, to each part."""
+        return dataclasses.replace(
+            x,
+            value=None if x.value is None else function(x.value),
+            offset=None if x.offset is None else function(x.offset),
+            mass=None if x.mass is None else self.linear(function, x.mass),
+            ray=new_ray(),
+        )
+
     def shaped(self, x: Value) -> Value:
         """``x`` broadcast to the shape of the result."""
         if x.shape == self.out_shape and _shaped_alike(x):
             return x
-        return x.map(lambda part: jnp.broadcast_to(part, self.out_shape))
+        return self.map(lambda part: jnp.broadcast_to(part, self.out_shape), x)
 
 
 def _shaped_alike(x: Value) -> bool:
