@@ -4,15 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from pathsgd_optax._places import place
-from pathsgd_optax._rules import CALLS, all_constant, apply_rule
+from pathsgd_optax._reasons import CONTROL
+from pathsgd_optax._rules import CALLS, all_constant, apply_rule, constant, is_traced
 from pathsgd_optax._scans import parted, scan
 from pathsgd_optax._values import Context, NoPathError, Operand, Value
+
+
+MOST_STEPS = 100
+"""The most steps of a while loop that are traced one by one."""
 
 
 def interpret(
@@ -31,31 +34,9 @@ def interpret(
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def constant(array: Any) -> Value:
-    """What depends neither on the inputs nor on parameters."""
-    uniform = None
-    if isinstance(array, np.ndarray | jax.Array) and not _is_traced(array):
-        uniform = _uniform(array)
-    known = array if isinstance(array, jax.Array) else jnp.asarray(array)
-    return Value(known, uniform=uniform)
-
-
-def _is_traced(array: Any) -> bool:
-    return isinstance(array, jax.core.Tracer)
-
-
-def _uniform(array: np.ndarray | jax.Array) -> float | None:
-    """The number that all entries of a floating array are, if there is one."""
-    if array.size == 0 or not jnp.issubdtype(array.dtype, jnp.floating):
-        return None
-    entries = np.ravel(array)
-    return float(entries[0]) if np.all(entries == entries[0]) else None
-
-
 def _literal(atom: Literal) -> Value:
     aval: Any = atom.aval
-    uniform = float(atom.val) if jnp.ndim(atom.val) == 0 else None
-    return Value(jnp.asarray(atom.val, aval.dtype), uniform=uniform)
+    return constant(np.asarray(atom.val, aval.dtype))
 
 
 def _live(jaxpr: Jaxpr) -> list[JaxprEqn]:
@@ -79,13 +60,54 @@ def _evaluate(
     if eqn.primitive.name in CALLS:
         jaxpr, constants = _called(eqn)
         return interpret(context, jaxpr, [*map(constant, constants), *operands])
+    flow = FLOWS.get(eqn.primitive.name)
     try:
-        if eqn.primitive.name == "scan" and not all_constant(operands):
-            return _scan(context, operands)
+        if flow is not None and not all_constant(operands):
+            return flow(context, operands)
         return apply_rule(context, operands)
     except NoPathError as error:
         where = f"{eqn.primitive.name}{place((*context.callers, eqn))}"
         raise ValueError(f"{where} has no path semantics: {error}") from None
+
+
+def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
+    for param in eqn.params.values():
+        if isinstance(param, ClosedJaxpr):
+            return param.jaxpr, param.consts
+        if isinstance(param, Jaxpr):
+            return param, ()
+    raise NotImplementedError(f"{eqn.primitive} without a jaxpr")
+
+
+def _call(
+    context: Context, function: ClosedJaxpr, arguments: Sequence[Operand]
+) -> list[Operand]:
+    constants = map(constant, function.consts)
+    return interpret(context, function.jaxpr, [*constants, *arguments])
+
+
+# Control flow.
+
+
+def _conditional(context: Context, operands: Sequence[Operand]) -> list[Operand]:
+    """The branch that is taken."""
+    branches = context.params["branches"]
+    index = min(max(_known(operands[0]), 0), len(branches) - 1)
+    return _call(context, branches[index], operands[1:])
+
+
+def _loop(context: Context, operands: Sequence[Operand]) -> list[Operand]:
+    """Step after step, for as long as the condition is known to hold."""
+    params = context.params
+    ends = (params["cond_nconsts"], params["cond_nconsts"] + params["body_nconsts"])
+    first, second = operands[: ends[0]], operands[slice(*ends)]
+    carry = list(operands[ends[1] :])
+    for _ in range(MOST_STEPS):
+        [going] = _call(context, params["cond_jaxpr"], [*first, *carry])
+        if not _known(going):
+            return carry
+        carry = _call(context, params["body_jaxpr"], [*second, *carry])
+    raise NoPathError(CONTROL)
 
 
 def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
@@ -98,10 +120,12 @@ def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     return scan(context, body, parted(operands, context.eqn, jaxpr))
 
 
-def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:
-    for param in eqn.params.values():
-        if isinstance(param, ClosedJaxpr):
-            return param.jaxpr, param.consts
-        if isinstance(param, Jaxpr):
-            return param, ()
-    raise NotImplementedError(f"{eqn.primitive} without a jaxpr")
+def _known(x: Operand) -> int:
+    """A number that is known when the network is traced."""
+    if not (isinstance(x, Value) and x.is_constant) or is_traced(x.value):
+        raise NoPathError(CONTROL)
+    return int(x.value)
+
+
+FLOWS = {"cond": _conditional, "scan": _scan, "while": _loop}
+"""From the name of a primitive to what it calls, and how often."""

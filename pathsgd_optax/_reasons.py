@@ -55,6 +55,7 @@ ROUNDED = "it makes integers of a value that depends on the inputs. " + HOMOGENE
 PADDED = "it pads with something else than 0. " + HOMOGENEOUS
 INDEXED = "what it is indexed by depends on the inputs. " + HOMOGENEOUS
 CONTROL = (
-    "its course depends on values. Use lax.scan, a fori_loop with static bounds, or "
-    "Python's own control flow."
+    "its course depends on values that aren't known when the network is traced. Close "
+    "over what decides, use Python's own control flow, lax.scan, or a fori_loop with "
+    "static bounds."
 )

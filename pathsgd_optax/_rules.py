@@ -7,12 +7,12 @@ from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import Primitive
 
 from pathsgd_optax._primitives import MOVES, RULES, Rule, all_leaves, look_up, note
 from pathsgd_optax._reasons import (
     COMPARISON,
-    CONTROL,
     INTEGERS,
     NONLINEAR,
     RANDOM,
@@ -46,6 +46,9 @@ RANDOM_DRAWS = ("random_bits", "threefry", "rng_")
 
 ROOTS = frozenset(["cbrt", "rsqrt", "sqrt"])
 """The primitives by which a weight is normalised."""
+
+SMALL = 2**12
+"""The most entries of a constant that is computed when the network is traced."""
 
 BY_SIGN = frozenset(["convert_element_type", "select_n"])
 """The primitives that know what to do with a comparison."""
@@ -100,8 +103,6 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     name = context.eqn.primitive.name
     if name.startswith(RANDOM_DRAWS):
         raise NoPathError(RANDOM)
-    if name in ("cond", "while") and not all_constant(operands):
-        raise NoPathError(CONTROL)
     if any(isinstance(x, Indices) for x in operands):
         return _with_indices(context, *operands)
     if any(isinstance(x, Comparison) for x in operands) and name not in BY_SIGN:
@@ -130,11 +131,38 @@ def _is_constant(x: Operand) -> TypeGuard[Value]:
     return isinstance(x, Value) and x.is_constant
 
 
+def constant(array: Any) -> Value:
+    """What depends neither on the inputs nor on parameters."""
+    if is_traced(array):
+        return Value(array)
+    with jax.ensure_compile_time_eval():
+        return Value(jnp.asarray(array), uniform=_uniform(array))
+
+
+def is_traced(array: Any) -> bool:
+    """Whether the numbers are known only when the program runs."""
+    return isinstance(array, jax.core.Tracer)
+
+
+def _uniform(array: np.ndarray | jax.Array) -> float | None:
+    """The number that all entries of an array are, if there is one."""
+    kinds = (jnp.floating, jnp.integer)
+    if array.size == 0 or not any(jnp.issubdtype(array.dtype, x) for x in kinds):
+        return None
+    entries = np.ravel(array)
+    return float(entries[0]) if np.all(entries == entries[0]) else None
+
+
 def _constant(context: Context, *operands: Any) -> list[Operand]:
-    moved = context.eqn.primitive.name in MOVES and len(operands) == 1
+    """Computed at once, if all is known and small: it may decide on the paths."""
+    eqn, arrays = context.eqn, [x.value for x in operands]
+    small = all(v.aval.size <= SMALL for v in eqn.outvars)
+    if small and not eqn.effects and not any(map(is_traced, arrays)):
+        with jax.ensure_compile_time_eval():
+            return [constant(result) for result in context.bind(*arrays)]
+    moved = eqn.primitive.name in MOVES and len(operands) == 1
     uniform = operands[0].uniform if moved else None
-    results = context.bind(*(x.value for x in operands))
-    return [Value(result, uniform=uniform) for result in results]
+    return [Value(result, uniform=uniform) for result in context.bind(*arrays)]
 
 
 def _cast(context: Context, x: Operand) -> Operand:

@@ -172,12 +172,14 @@ def _stable(context: Context, step: Step, operands: Operands) -> list[Operand]:
     quiet = dataclasses.replace(context, tape=None)
     carry = [_like(context, x, x) for x in operands.carry]
     first = jax.tree.map(lambda x: x[0], operands.rows)
+
+    def stepped(context: Context, carry: list[Operand], rows: list[Operand]) -> Any:
+        return step(context, operands._replace(carry=carry, rows=rows))
+
     while True:
         trial = dataclasses.replace(quiet, uses=Uses())
-        after, _ = jax.eval_shape(
-            functools.partial(step, trial),
-            operands._replace(carry=_each(_sealed, carry), rows=first),
-        )
+        once = functools.partial(stepped, trial)
+        after, _ = jax.eval_shape(once, _each(_sealed, carry), first)
         joined = [_like(context, *pair) for pair in zip(carry, after, strict=True)]
         if _structure(joined) == _structure(carry):
             context.uses.update(trial.uses)

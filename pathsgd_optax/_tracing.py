@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from pathsgd_optax import _mass
-from pathsgd_optax._interpreter import constant, interpret
+from pathsgd_optax._interpreter import interpret
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._network import (
     NO_PATH,
@@ -23,6 +23,7 @@ from pathsgd_optax._network import (
     leaf_name,
     leaves_of,
 )
+from pathsgd_optax._rules import constant
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._tape import Tape
 from pathsgd_optax._types import Params, path_dtype
