@@ -28,7 +28,7 @@ def interpret(
     def read(atom: Any) -> Operand:
         return _literal(atom) if isinstance(atom, Literal) else values[atom]
 
-    for eqn in _live(jaxpr):
+    for eqn in live(jaxpr):
         results = _evaluate(context, eqn, [read(atom) for atom in eqn.invars])
         values.update(zip(eqn.outvars, results, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
@@ -39,7 +39,7 @@ def _literal(atom: Literal) -> Value:
     return constant(np.asarray(atom.val, aval.dtype))
 
 
-def _live(jaxpr: Jaxpr) -> list[JaxprEqn]:
+def live(jaxpr: Jaxpr) -> list[JaxprEqn]:
     """The equations that the results depend on."""
     needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
     kept = []

@@ -59,3 +59,8 @@ CONTROL = (
     "over what decides, use Python's own control flow, lax.scan, or a fori_loop with "
     "static bounds."
 )
+MIXED = (
+    "mixes the examples of a batch: what it makes of one example depends on the "
+    "others, and a network's paths are those of one. Compute statistics of a batch "
+    "outside of the network, and pass them as `constants`."
+)

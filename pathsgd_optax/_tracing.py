@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from pathsgd_optax import _mass
+from pathsgd_optax._examples import check_examples
 from pathsgd_optax._interpreter import interpret
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._network import (
@@ -148,8 +149,9 @@ def trace_network(
     _check_params(params)
     params, x, constants = map(_shapes, (params, x, constants))
     jaxpr = _trace(apply_fn, params, x, constants)
-    inputs = tuple(map(_one_example, jax.tree.leaves(x)))
+    inputs = tuple(jax.tree.leaves(_examples(x, 1)))
     uses, on_path = _uses(jaxpr, params, inputs, constants)
+    _check_batch(apply_fn, params, x, constants)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     parameters = tuple(
         Parameter(
@@ -173,8 +175,31 @@ def _shapes(tree: Any) -> Any:
     return jax.tree.map(shape, tree)
 
 
-def _one_example(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+def _examples(x: Any, count: int) -> Any:
+    """The shapes of a batch of so many examples."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), x
+    )
+
+
+def _check_batch(
+    apply_fn: Callable[..., Any], params: Params, x: Any, constants: Any
+) -> None:
+    """Raises where the function mixes examples, if it takes several of them."""
+    rest = () if constants is None else (constants,)
+    [batch] = {max(2, leaf.shape[0]) for leaf in jax.tree.leaves(x)}
+    trace = jax.make_jaxpr(apply_fn)
+    try:
+        small, large = (
+            trace(params, _examples(x, count), *rest).jaxpr
+            for count in (batch, 2 * batch)
+        )
+    except Exception:  # It is for one example only: none are mixed.
+        return
+    before, inputs = len(jax.tree.leaves(params)), len(jax.tree.leaves(x))
+    places = range(before, before + inputs)
+    data = [k in places for k in range(len(small.invars))]
+    check_examples(small, large, data, batch)
 
 
 def _check_params(params: Params) -> None:
@@ -203,7 +228,7 @@ def _trace(
             f"x must have one leading batch axis, but is {_listed(x)}. "
             "Pass a batch of examples: x[None] for one."
         )
-    one = jax.tree.map(_one_example, x)
+    one = _examples(x, 1)
     try:
         outputs = jax.eval_shape(apply_fn, params, x, *rest)
         jaxpr, output = jax.make_jaxpr(apply_fn, return_shape=True)(params, one, *rest)
