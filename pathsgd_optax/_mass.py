@@ -103,7 +103,7 @@ def _float_power(x: jax.Array, p: float) -> jax.Array:
 
 def ordered(x: Mass) -> Mass:
     """The same number, with the exponent of zeros if it is zero."""
-    live = jnp.max(lax.stop_gradient(x.mantissa)) != 0
+    live = jnp.max(lax.stop_gradient(x.mantissa), initial=0) != 0
     exponent = lax.select(live, x.exponent, jnp.int32(NOWHERE))
     return dataclasses.replace(x, exponent=exponent)
 
