@@ -5,10 +5,11 @@ from collections.abc import Callable
 import jax
 import optax
 
+from pathsgd_optax._masks import Mask
 from pathsgd_optax._network import NO_PATH, PathNetwork
-from pathsgd_optax._scaling import Mask, PathScaler
+from pathsgd_optax._scaling import PathScaler
 from pathsgd_optax._transform import precondition_by_path_norm, scale_by_path_norm
-from pathsgd_optax._types import Params, Scalar
+from pathsgd_optax._types import Params, Scalar, check_learning_rate
 
 
 def path_sgd(
@@ -86,6 +87,7 @@ def path_sgd(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (8), Algorithm 1.
     """
+    check_learning_rate(learning_rate)
     labels = PathScaler(network, p, mask=mask).labels
     return optax.chain(
         scale_by_path_norm(
@@ -170,6 +172,7 @@ def path_adagrad(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with AdaGrad open.
     """
+    check_learning_rate(learning_rate)
     labels = PathScaler(network, p, mask=mask).labels
     adagrad = optax.scale_by_rss(initial_accumulator_value, eps)
     return optax.chain(
@@ -260,6 +263,7 @@ def path_rmsprop(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with adaptive methods open.
     """
+    check_learning_rate(learning_rate)
     labels = PathScaler(network, p, mask=mask).labels
     rmsprop = optax.scale_by_rms(decay, eps)
     return optax.chain(
@@ -355,6 +359,7 @@ def path_adam(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with Adam open.
     """
+    check_learning_rate(learning_rate)
     labels = PathScaler(network, p, mask=mask).labels
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
     return optax.chain(

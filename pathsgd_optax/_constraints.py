@@ -12,7 +12,7 @@ import optax
 from pathsgd_optax._network import PathNetwork
 from pathsgd_optax._scaled import Scaled, log, scale_by_power_of_two
 from pathsgd_optax._scaling import PathScaler
-from pathsgd_optax._types import Params, Scalar, check_non_negative
+from pathsgd_optax._types import Params, Scalar, check_non_negative, check_scalar
 from pathsgd_optax._updates import is_hidden, map_on_paths, path_metric
 
 
@@ -65,6 +65,7 @@ def clip_by_path_metric(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (9).
     """
+    check_scalar(max_norm, "max_norm")
     scaler = PathScaler(network, p, normalize)
 
     def change(
@@ -174,6 +175,7 @@ def _stateless(
 
 def _parts(strength: Scalar) -> tuple[Scalar, int]:
     """Mantissa and exponent; those of a Python number may be beyond float32."""
+    check_scalar(strength, "strength")
     if not isinstance(strength, Real):
         return strength, 0
     return math.frexp(check_non_negative(strength, "strength"))

@@ -38,7 +38,7 @@ from pathsgd_optax._scaled import (
     scaled,
 )
 from pathsgd_optax._segments import Segment, Weights, segments
-from pathsgd_optax._types import Params, path_dtype
+from pathsgd_optax._types import Params, described, path_dtype
 
 
 Step: TypeAlias = Callable[[Scaled, Sequence[Weights]], tuple[Scaled, list[Scaled]]]
@@ -182,8 +182,8 @@ def check_layered(network: PathNetwork, name: str) -> None:
     """Raises a ValueError where a measure needs the layers of a network."""
     if not isinstance(network, LayeredNetwork):
         raise ValueError(
-            f"{name} needs the layers of a layered_network, but got a "
-            f"{type(network).__name__}."
+            f"{name} needs the layers of a layered_network, as its first argument, but "
+            f"got {described(network)}."
         )
 
 

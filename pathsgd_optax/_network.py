@@ -2,14 +2,15 @@
 
 import functools
 from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from numbers import Real
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from pathsgd_optax._scaled import Scaled, magnitude, norm
-from pathsgd_optax._types import KeyPath, Params, check_norm_order
+from pathsgd_optax._types import KeyPath, Params, check_norm_order, described
 
 
 NO_PATH = "no path"
@@ -60,6 +61,7 @@ class Parameter(NamedTuple):
     uses: int
 
 
+@runtime_checkable
 class PathNetwork(Protocol):
     """The paths of a network, found once, from shapes alone; immutable and hashable.
 
@@ -145,6 +147,22 @@ class Described:
         return spread(self, labels, params, hidden=NO_PATH)
 
 
+def check_network(network: Any) -> None:
+    """Raises a ValueError where ``network`` is something else."""
+    if isinstance(network, PathNetwork):
+        return
+    advice = (
+        "An order goes by its name, p=2"
+        if isinstance(network, Real)
+        else "The network comes first where there are params, and second where there "
+        "is a learning rate"
+    )
+    raise ValueError(
+        "network must be what layered_network, trace_network, trace_linen or trace_nnx "
+        f"returns, but got {described(network)}. {advice}."
+    )
+
+
 def check_leaves(network: PathNetwork, params: Params) -> None:
     """Raises a ValueError where ``params`` are not the network's.
 
@@ -169,17 +187,31 @@ def leaves_of(network: PathNetwork, params: Params) -> list[Any]:
     leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_masked)
     given = {leaf_name(path): leaf for path, leaf in leaves}
     # A mask may be a prefix of the tree, and hide several parameters at once.
-    hidden = [
+    hidden = tuple(
         f"{name}{end}" for name in given if is_masked(given[name]) for end in "[."
-    ]
+    )
     names = [parameter.path for parameter in network.parameters]
-    missing = [x for x in names if x not in given and not x.startswith(tuple(hidden))]
-    if missing or not {x for x in given if not is_masked(given[x])} <= set(names):
+    seen = [x for x in given if not is_masked(given[x])]
+    wanted = [x for x in names if not (is_masked(given.get(x)) or x.startswith(hidden))]
+    if differ := difference(seen, wanted):
         raise ValueError(
-            f"params have the structure {jax.tree.structure(params)}, but the network "
-            f"was made for {network.treedef}. Make a network for these params."
+            f"params are not those of the network: {differ}. Make a network for these "
+            "params."
         )
     return [given.get(name, optax.MaskedNode()) for name in names]
+
+
+def difference(names: Sequence[str], wanted: Sequence[str]) -> str:
+    """Which leaves a tree lacks, and which it has too many; empty if none."""
+    sides = {
+        "missing": sorted({*wanted} - {*names}),
+        "unknown": sorted({*names} - {*wanted}),
+    }
+    return "; ".join(
+        f"{what} {few[0]}" + (f" and {len(few) - 1} more" if few[1:] else "")
+        for what, few in sides.items()
+        if few
+    )
 
 
 def spread(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from pathsgd_optax import _scaled
 from pathsgd_optax._contract import contract
 from pathsgd_optax._layered import LayeredNetwork, check_layered
-from pathsgd_optax._network import Factors, PathNetwork, root
+from pathsgd_optax._network import Factors, PathNetwork, check_network, root
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._types import Params, check_norm_order, path_dtype
 
@@ -135,6 +135,7 @@ def path_scaling(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (9), Algorithm 1.
     """
+    check_network(network)
     network.check(params, constants)
     leaves, treedef = jax.tree.flatten(params)
     scaling = network.scaling(params, check_norm_order(p), constants=constants)
@@ -221,6 +222,7 @@ def max_norm(network: LayeredNetwork, params: Params, p: float = 2) -> jax.Array
 def _checked_path_norm(
     network: PathNetwork, params: Params, p: float, constants: Any
 ) -> Scaled:
+    check_network(network)
     network.check(params, constants)
     return _path_norm(network, params, check_norm_order(p), constants)
 

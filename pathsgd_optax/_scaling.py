@@ -7,19 +7,21 @@ rescaling changes, and so is the weight itself times it.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from pathsgd_optax._layered import layered_network
+from pathsgd_optax._masks import Mask, kept
 from pathsgd_optax._network import (
     NO_PATH,
     Factors,
     PathNetwork,
     Scaling,
     check_leaves,
+    check_network,
     check_unmasked,
     is_masked,
     is_placeholder,
@@ -41,10 +43,6 @@ from pathsgd_optax._updates import (
     multiply,
     path_metric,
 )
-
-
-Mask: TypeAlias = Params | Callable[[Params], Params]
-"""Which parameters to scale: a tree of booleans, or a prefix, or a function to one."""
 
 
 class ScaleByPathNormState(NamedTuple):
@@ -91,6 +89,8 @@ class PathScaler:
 
     def __post_init__(self) -> None:
         """Checks the arguments of the transformations."""
+        if self.network is not None:
+            check_network(self.network)
         object.__setattr__(self, "p", check_norm_order(self.p))
         damping = check_non_negative(self.damping, "damping")
         object.__setattr__(self, "damping", damping)
@@ -110,6 +110,7 @@ class PathScaler:
         """Raises a ValueError where params aren't the network's."""
         if not is_placeholder(params):
             check_leaves(self.resolve(params), params)
+            kept(self.mask, params)
 
     def step(
         self,
@@ -147,7 +148,7 @@ class PathScaler:
         spread_out = spread(network, factors, params, hidden=())
         return jax.tree.map(
             lambda keep, factors: factors if keep else (),
-            self._kept(params),
+            kept(self.mask, params),
             spread_out,
         )
 
@@ -174,8 +175,11 @@ class PathScaler:
         if is_placeholder(params):
             return params
         labels = self.resolve(params).labels(params)
-        kept = self._kept(params)
-        return jax.tree.map(lambda label, k: label if k else NO_PATH, labels, kept)
+        return jax.tree.map(
+            lambda label, keep: label if keep else NO_PATH,
+            labels,
+            kept(self.mask, params),
+        )
 
     def _refreshed(
         self, state: ScaleByPathNormState, compute: Callable[[], Scaling]
@@ -194,15 +198,6 @@ class PathScaler:
         compute = functools.partial(network.scaling, p=self.p)
         shapes = jax.eval_shape(compute, params, constants=network.constants)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-    def _kept(self, params: Params) -> Params:
-        """The mask, a boolean for each of the params."""
-        mask = self.mask(params) if callable(self.mask) else self.mask
-        return jax.tree.map(
-            lambda keep, part: jax.tree.map(lambda _: keep, part, is_leaf=is_masked),
-            True if mask is None else mask,
-            params,
-        )
 
 
 def _damped(factors: Factors, damping: float) -> Factors:

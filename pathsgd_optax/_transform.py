@@ -4,8 +4,9 @@ from typing import Any, NamedTuple
 
 import optax
 
+from pathsgd_optax._masks import Mask
 from pathsgd_optax._network import PathNetwork
-from pathsgd_optax._scaling import Mask, PathScaler, ScaleByPathNormState
+from pathsgd_optax._scaling import PathScaler, ScaleByPathNormState
 from pathsgd_optax._types import Params, check_non_negative
 from pathsgd_optax._updates import after_gradients, divide, multiply
 

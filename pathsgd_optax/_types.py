@@ -1,11 +1,12 @@
 """The vocabulary of the package: types, argument checks and messages."""
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 Params: TypeAlias = Any
@@ -22,36 +23,72 @@ NO_PARAMS = (
 )
 
 
+STATIC = (
+    "a Python number, fixed before jit (with optax.inject_hyperparams, "
+    'name it among the static_args: static_args=("{}", ...))'
+)
+
+
 def check_norm_order(p: float, name: str = "p") -> float:
     """Returns ``p`` as a float, or raises where no l_p norm has that order."""
-    if isinstance(p, bool) or not isinstance(p, Real):
-        raise ValueError(
-            f"{name} must be a Python number in [1, inf], fixed before jit (and among "
-            f"the static_args of optax.inject_hyperparams), but got {p!r} of type "
-            f"{type(p).__name__}."
-        )
-    if math.isnan(p) or p < 1:
+    value = _static(p, name)
+    if math.isnan(value) or value < 1:
         raise ValueError(f"{name} must be at least 1 (or jnp.inf), but got {p!r}.")
-    return float(p)
+    return value
 
 
 def check_non_negative(value: float, name: str) -> float:
     """Returns ``value`` as a float, or raises where it is negative or not finite."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise ValueError(
-            f"{name} must be a Python number, fixed before jit, but got {value!r}."
-        )
-    if not (math.isfinite(value) and value >= 0):
+    number = _static(value, name)
+    if not (math.isfinite(number) and number >= 0):
         raise ValueError(f"{name} must be finite and at least 0, but got {value!r}.")
-    return float(value)
+    return number
 
 
 def check_count(value: int | None, name: str) -> None:
     """Raises a ValueError where ``value`` is neither None nor a positive int."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
-        raise ValueError(f"{name} must be a Python int or None, but got {value!r}.")
-    if value is not None and value < 1:
+    if value is None:
+        return
+    _static(value, name)
+    if not isinstance(value, Integral):
+        raise ValueError(f"{name} must be an int (or None), but got {value!r}.")
+    if value < 1:
         raise ValueError(f"{name} must be at least 1 (or None), but got {value!r}.")
+
+
+def check_scalar(value: Any, name: str) -> None:
+    """Raises a ValueError where ``value`` is no number, as an array or without."""
+    if isinstance(value, bool) or not (isinstance(value, Real) or _is_scalar(value)):
+        raise ValueError(
+            f"{name} must be a number or a scalar array, but got {described(value)}."
+        )
+
+
+def check_learning_rate(value: Any) -> None:
+    """Raises a ValueError where ``value`` is neither a number nor a schedule."""
+    if not callable(value):
+        check_scalar(value, "learning_rate, the first argument,")
+
+
+def _static(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise ValueError(
+            f"{name} must be {STATIC.format(name)}, but got {described(value)}."
+        )
+    return float(value)
+
+
+def _is_scalar(value: Any) -> bool:
+    return getattr(value, "shape", None) == () and hasattr(value, "dtype")
+
+
+def described(value: Any) -> str:
+    """What a message says an argument is: numbers as they are, others by their type."""
+    if isinstance(value, bool | Real | str | None):
+        return repr(value)
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"an array {value.dtype}{list(value.shape)}"
+    return f"a {type(value).__name__}"
 
 
 def path_dtype(*leaves: jax.Array) -> jnp.dtype:

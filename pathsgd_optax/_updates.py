@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import optax
 
 from pathsgd_optax._contract import sum_of_squares
-from pathsgd_optax._network import Factors, is_masked, leaf_name, vanishing
+from pathsgd_optax._network import (
+    Factors,
+    difference,
+    is_masked,
+    leaf_name,
+    vanishing,
+)
 from pathsgd_optax._program import after
 from pathsgd_optax._types import Params
 
@@ -72,21 +78,26 @@ def after_gradients(roots: Roots, updates: optax.Updates) -> Roots:
 
 def check_updates(updates: optax.Updates, params: Params) -> None:
     """Raises a ValueError where ``updates`` are not the gradient of ``params``."""
-    given = jax.tree.structure(updates, is_leaf=is_hidden)
-    wanted = jax.tree.structure(params, is_leaf=is_hidden)
-    if len({given, wanted}) > 1:
+    slopes, weights = (
+        jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_hidden)
+        for tree in (updates, params)
+    )
+    names, wanted = ([leaf_name(path) for path, _ in x] for x in (slopes, weights))
+    structures = {
+        jax.tree.structure(tree, is_leaf=is_hidden) for tree in (updates, params)
+    }
+    if len(structures) > 1:
+        differ = difference(names, wanted) or "the same leaves in other containers"
         raise ValueError(
-            f"updates have the structure {given}, but params {wanted}. "
+            f"updates have not the structure of params: {differ}. "
             "Pass the gradient with respect to these params."
         )
-    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_hidden)
-    slopes = jax.tree.leaves(updates, is_leaf=is_hidden)
-    for (path, leaf), update in zip(leaves, slopes, strict=True):
+    for name, (_, update), (_, leaf) in zip(names, slopes, weights, strict=True):
         if is_hidden(update):
             continue
         if is_hidden(leaf) or update.shape != leaf.shape:
             raise ValueError(
-                f"The update of {leaf_name(path)} has shape {update.shape}, but the "
+                f"The update of {name} has shape {update.shape}, but the "
                 f"parameter {jnp.shape(leaf)}. Pass the gradient of these params."
             )
 

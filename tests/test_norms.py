@@ -239,7 +239,7 @@ def test_measures_refuse_the_parameters_of_another_network(measure):
     with pytest.raises(ValueError, match=r"Dense_0.*\(5,\).*\(4,\)\. Make a network"):
         measure(network, wider)
     unbiased = networks.dense_tree((3, 4, 2), bias=False)
-    with pytest.raises(ValueError, match=r"structure .*bias.* Make a network"):
+    with pytest.raises(ValueError, match=r"missing .*bias.* Make a network"):
         measure(network, unbiased)
 
 

@@ -364,7 +364,7 @@ def test_a_network_made_for_other_params_is_refused_at_init(make):
     with pytest.raises(ValueError, match=message):
         make(network).init(networks.dense_tree(WIDTHS))
     with pytest.raises(
-        ValueError, match=r"structure .*Make a network for these params"
+        ValueError, match=r"missing \['Dense_0'\]\['bias'\] and 1 more.*Make a network"
     ):
         make(network).init(networks.dense_tree((3, 5, 2), bias=False))
 
@@ -374,8 +374,8 @@ def test_updates_of_another_structure_are_refused():
     transformation = pathsgd.scale_by_path_norm()
     state = transformation.init(params)
     del gradients["Dense_1"]["bias"]
-    message = r"updates have the structure .*params .*Pass the gradient with respect"
-    with pytest.raises(ValueError, match=rf"(?s){message}"):
+    message = r"missing \['Dense_1'\]\['bias'\].*Pass the gradient with respect"
+    with pytest.raises(ValueError, match=message):
         transformation.update(gradients, state, params)
 
 

@@ -5,7 +5,9 @@ from fractions import Fraction
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 
 import pathsgd_optax as pathsgd
 from tests import networks
@@ -37,19 +39,21 @@ def test_an_order_below_one_is_refused(call, p):
 @pytest.mark.parametrize("call", TAKES_ORDER.values(), ids=TAKES_ORDER)
 @pytest.mark.parametrize("p", [True, "2", None, 2j], ids=repr)
 def test_an_order_that_is_no_real_number_is_refused(call, p):
-    with pytest.raises(ValueError, match=r"[pq] must be a Python number .*before jit"):
+    with pytest.raises(ValueError, match=r"[pq] must be a Python number.*before jit"):
         call(p)
 
 
 @pytest.mark.parametrize("call", TAKES_ORDER.values(), ids=TAKES_ORDER)
 def test_an_order_that_is_a_jax_array_is_refused(call):
-    with pytest.raises(ValueError, match=r"[pq] must be a Python number .*ArrayImpl"):
+    with pytest.raises(
+        ValueError, match=r"[pq] must be a Python number.*an array float32"
+    ):
         call(jnp.float32(2))
 
 
 def test_a_traced_order_is_refused():
     with pytest.raises(
-        ValueError, match=r"p must be a Python number .*fixed before jit"
+        ValueError, match=r"p must be a Python number.*fixed before jit"
     ):
         jax.jit(lambda p: pathsgd.path_norm(NETWORK, PARAMS, p))(2.0)
 
@@ -73,6 +77,94 @@ def test_a_negative_exponent_or_damping_is_refused(name, value):
 def test_an_exponent_or_damping_that_is_no_number_is_refused(name, value):
     with pytest.raises(ValueError, match=rf"{name} must be a Python number"):
         pathsgd.scale_by_path_norm(**{name: value})
+
+
+# Arguments in the wrong places.
+
+MODEL = nn.Dense(3)
+
+TAKES_NETWORK = {
+    "path_sgd": lambda network: pathsgd.path_sgd(0.1, network),
+    "path_adagrad": lambda network: pathsgd.path_adagrad(0.1, network),
+    "path_rmsprop": lambda network: pathsgd.path_rmsprop(0.1, network),
+    "path_adam": lambda network: pathsgd.path_adam(0.1, network),
+    "scale": pathsgd.scale_by_path_norm,
+    "precondition": lambda network: pathsgd.precondition_by_path_norm(
+        optax.identity(), network
+    ),
+    "clip": lambda network: pathsgd.clip_by_path_metric(1.0, network),
+    "penalty": lambda network: pathsgd.add_path_norm_penalty(1.0, network),
+    "path_norm": lambda network: pathsgd.path_norm(network, PARAMS),
+    "log_path_norm": lambda network: pathsgd.log_path_norm(network, PARAMS),
+    "path_scaling": lambda network: pathsgd.path_scaling(network, PARAMS),
+    "group_norm": lambda network: pathsgd.group_norm(network, PARAMS),
+    "max_norm": lambda network: pathsgd.max_norm(network, PARAMS),
+    "balance": lambda network: pathsgd.balance(network, PARAMS),
+    "rescale": lambda network: pathsgd.rescale(network, PARAMS, 0, 0, 2.0),
+    "unbalance": lambda network: pathsgd.unbalance(network, PARAMS, jax.random.key(0)),
+}
+WRONG = {
+    "order": (2, "2"),
+    "model": (MODEL, "a Dense"),
+    "params": (PARAMS, "a dict"),
+    "function": (MODEL.apply, "a method"),
+    "array": (PARAMS["Dense_0"]["kernel"], r"an array float32\[2, 3\]"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("call", TAKES_NETWORK.values(), ids=TAKES_NETWORK)
+def test_what_is_no_network_is_refused_in_one_line(call, wrong):
+    value, name = WRONG[wrong]
+    with pytest.raises(ValueError, match=rf"network.* but got {name}\.") as error:
+        call(value)
+    assert "\n" not in str(error.value)
+
+
+TAKES_NUMBER = {
+    "path_sgd": pathsgd.path_sgd,
+    "path_adagrad": pathsgd.path_adagrad,
+    "path_rmsprop": pathsgd.path_rmsprop,
+    "path_adam": pathsgd.path_adam,
+    "clip": pathsgd.clip_by_path_metric,
+    "penalty": pathsgd.add_path_norm_penalty,
+}
+
+
+@pytest.mark.parametrize("call", TAKES_NUMBER.values(), ids=TAKES_NUMBER)
+@pytest.mark.parametrize(
+    "value", [NETWORK, PARAMS, None, "0.1", True, np.ones(2)], ids=lambda x: type(x)
+)
+def test_what_is_no_number_is_refused_in_one_line(call, value):
+    with pytest.raises(ValueError, match=r"must be a number .*but got") as error:
+        call(value, NETWORK)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_in_the_place_of_the_learning_rate_is_refused():
+    with pytest.raises(ValueError, match=r"learning_rate, the first.*a LayeredNetwork"):
+        pathsgd.path_sgd(NETWORK, 0.1)
+
+
+@pytest.mark.parametrize("call", TAKES_NUMBER.values(), ids=TAKES_NUMBER)
+@pytest.mark.parametrize(
+    "value", [1, 0.1, np.float32(0.1), np.array(0.1), jnp.array(0.1)], ids=repr
+)
+def test_numbers_and_scalar_arrays_are_numbers(call, value):
+    call(value, NETWORK).init(PARAMS)
+    jax.jit(lambda value: call(value, NETWORK).init(PARAMS))(value)
+
+
+@pytest.mark.parametrize(
+    "name, value", [("p", 2), ("update_every", 10), ("exponent", 1.0)]
+)
+def test_static_arguments_are_named_where_hyperparameters_are_injected(name, value):
+    others = {"p", "exponent", "damping"} - {name}
+    inject = optax.inject_hyperparams(pathsgd.scale_by_path_norm, others)
+    message = rf'{name} must be .*inject_hyperparams.*static_args=\("{name}", \.\.\.'
+    with pytest.raises(ValueError, match=message) as error:
+        inject(**{name: value}).init(PARAMS)
+    assert "\n" not in str(error.value)
 
 
 def test_zoo_parameters_are_float32_without_x64():
