@@ -134,11 +134,11 @@ for name, share in before.items():
 # forget them, an error says so.
 #
 # A kernel of a convolution is used at every pixel, and $\gamma$ sums over all of these
-# uses. So $\gamma$ and $\phi$ grow with the size of the image. `normalize=True` divides
-# by $\gamma / \phi^2$ instead of $\gamma$, so that the step size needn't.
+# uses. So $\gamma$ and $\phi$ grow with the size of the image, and the step size that
+# is best with it.
 
 # %%
-optimizer = pathsgd.path_sgd(0.001, network, momentum=0.9, normalize=True)
+optimizer = pathsgd.path_sgd(0.03, network, momentum=0.9)
 
 
 def objective(params, batch_stats, batch):
@@ -226,9 +226,7 @@ class Net(nnx.Module):
 
 net = Net(nnx.Rngs(0))
 net_paths = pathsgd.trace_nnx(net, images[:1])
-net_optimizer = nnx.Optimizer(
-    net, pathsgd.path_adam(0.01, net_paths, normalize=True), wrt=nnx.Param
-)
+net_optimizer = nnx.Optimizer(net, pathsgd.path_adam(0.01, net_paths), wrt=nnx.Param)
 
 
 @nnx.jit

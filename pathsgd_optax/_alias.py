@@ -20,7 +20,7 @@ def path_sgd(
     nesterov: bool = False,
     *,
     weight_decay: Scalar | None = None,
-    normalize: bool = False,
+    damping: Scalar = 0.0,
     update_every: int | None = None,
     mask: Mask | None = None,
     fallback: optax.GradientTransformation | None = None,
@@ -45,8 +45,7 @@ def path_sgd(
       nesterov: whether to use Nesterov's momentum.
       weight_decay: decoupled weight decay: what is added to each update is this number
         times the weight, before the learning rate; None for none.
-      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`; see
-        :func:`scale_by_path_norm`.
+      damping: tau, at least 0; see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
       mask: which parameters are scaled by their paths; None for all. (It is not that
         of `optax.adamw`, which is for weight decay.)
@@ -93,7 +92,7 @@ def path_sgd(
         scale_by_path_norm(
             network,
             p,
-            normalize=normalize,
+            damping=damping,
             update_every=update_every,
             mask=mask,
             monitor=monitor,
@@ -110,7 +109,7 @@ def path_adagrad(
     eps: Scalar = 1e-7,
     *,
     weight_decay: Scalar | None = None,
-    normalize: bool = False,
+    damping: Scalar = 0.0,
     update_every: int | None = None,
     mask: Mask | None = None,
     fallback: optax.GradientTransformation | None = None,
@@ -137,8 +136,7 @@ def path_adagrad(
       eps: a small number, added to the sum of squares.
       weight_decay: decoupled weight decay: what is added to each update is this number
         times the weight, before the learning rate; None for none.
-      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`; see
-        :func:`scale_by_path_norm`.
+      damping: tau, at least 0; see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
       mask: which parameters are scaled by their paths; None for all. (It is not that
         of `optax.adamw`, which is for weight decay.)
@@ -180,7 +178,7 @@ def path_adagrad(
             _masked(adagrad, labels, fallback),
             network,
             p,
-            normalize=normalize,
+            damping=damping,
             update_every=update_every,
             mask=mask,
             monitor=monitor,
@@ -199,7 +197,7 @@ def path_rmsprop(
     nesterov: bool = False,
     *,
     weight_decay: Scalar | None = None,
-    normalize: bool = False,
+    damping: Scalar = 0.0,
     update_every: int | None = None,
     mask: Mask | None = None,
     fallback: optax.GradientTransformation | None = None,
@@ -228,8 +226,7 @@ def path_rmsprop(
       nesterov: whether to use Nesterov's momentum.
       weight_decay: decoupled weight decay: what is added to each update is this number
         times the weight, before the learning rate; None for none.
-      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`; see
-        :func:`scale_by_path_norm`.
+      damping: tau, at least 0; see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
       mask: which parameters are scaled by their paths; None for all. (It is not that
         of `optax.adamw`, which is for weight decay.)
@@ -271,7 +268,7 @@ def path_rmsprop(
             _masked(rmsprop, labels, fallback),
             network,
             p,
-            normalize=normalize,
+            damping=damping,
             update_every=update_every,
             mask=mask,
             monitor=monitor,
@@ -291,7 +288,7 @@ def path_adam(
     nesterov: bool = False,
     *,
     weight_decay: Scalar | None = None,
-    normalize: bool = False,
+    damping: Scalar = 0.0,
     update_every: int | None = None,
     mask: Mask | None = None,
     fallback: optax.GradientTransformation | None = None,
@@ -324,8 +321,7 @@ def path_adam(
       nesterov: whether to use Nesterov's momentum.
       weight_decay: decoupled weight decay: what is added to each update is this number
         times the weight, before the learning rate; None for none.
-      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`; see
-        :func:`scale_by_path_norm`.
+      damping: tau, at least 0; see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
       mask: which parameters are scaled by their paths; None for all. (It is not that
         of `optax.adamw`, which is for weight decay.)
@@ -367,7 +363,7 @@ def path_adam(
             _masked(adam, labels, fallback),
             network,
             p,
-            normalize=normalize,
+            damping=damping,
             update_every=update_every,
             mask=mask,
             monitor=monitor,

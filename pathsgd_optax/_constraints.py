@@ -21,7 +21,7 @@ def clip_by_path_metric(
     network: PathNetwork | None = None,
     p: float = 2,
     *,
-    normalize: bool = False,
+    damping: Scalar = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Shortens gradients whose norm in the geometry of the paths is too large.
 
@@ -39,8 +39,7 @@ def clip_by_path_metric(
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
       p: order of the path norm, in [1, inf]; a Python number.
-      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`, which
-        no depth takes beyond the floating-point range.
+      damping: tau, that of the optimizer; see :func:`scale_by_path_norm`.
 
     Returns:
       The transformation, without state; its update needs ``params``, and ``constants``
@@ -66,12 +65,12 @@ def clip_by_path_metric(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (9).
     """
     check_scalar(max_norm, "max_norm")
-    scaler = PathScaler(network, p, normalize)
+    scaler = PathScaler(network, p, damping)
 
     def change(
         updates: optax.Updates, network: PathNetwork, params: Params, constants: Any
     ) -> optax.Updates:
-        scaling = network.scaling(params, scaler.p, normalize, constants)
+        scaling = network.scaling(params, scaler.p, scaler.damping, constants)
         roots = scaler.roots(network, params, scaling)
         metric = path_metric(updates, roots)
         largest = jnp.asarray(max_norm, metric.dtype)

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,13 +35,14 @@ from pathsgd_optax._scaled import (
     norm,
     normal,
     powers_of_two,
+    reciprocal,
     scaled,
 )
 from pathsgd_optax._segments import Segment, Weights, segments
-from pathsgd_optax._types import Params, described, path_dtype
+from pathsgd_optax._types import Params, Scalar, described, is_zero, path_dtype
 
 
-Step: TypeAlias = Callable[[Scaled, Sequence[Weights]], tuple[Scaled, list[Scaled]]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,13 @@ class LayeredNetwork(Described):
         return [*itertools.chain(*layers), outputs]
 
     def scaling(
-        self, params: Params, p: float, normalize: bool = False, constants: Any = None
+        self, params: Params, p: float, damping: Scalar = 0.0, constants: Any = None
     ) -> Scaling:
-        """phi_p, and sqrt(gamma_p), or sqrt(gamma_p) / phi_p, of the leaves."""
+        """phi_p, and sqrt(gamma_p) of the leaves, damped."""
         del constants
         leaves = jax.tree.leaves(params)
-        norm, stacks = _scaling(leaves, network=self, p=p, normalize=normalize)
+        tau = None if is_zero(damping) else jnp.asarray(damping, path_dtype(*leaves))
+        norm, stacks = _scaling(leaves, tau, network=self, p=p)
         factors: dict[int, Factors] = {}
         for segment, stack in zip(self.segments, stacks, strict=True):
             factors |= segment.each_leaf(stack)
@@ -205,7 +207,7 @@ def _forward(
 
     passed = []
     for segment in segments:
-        units, entering = _run(step, units, segment, leaves)
+        units, entering = _run(step, units, segment, segment.weights(leaves))
         passed.append(entering)
     return passed, units
 
@@ -219,28 +221,63 @@ def _backward(
         leaving = []
         for kernel, _ in reversed(body):
             leaving.append(units)
-            mantissa = contract(kernel, units.mantissa, p, axis=1)
-            units = scaled(mantissa, units.exponent)
+            units = _before(units, kernel, p)
         return units, leaving[::-1]
 
     passed = []
     for segment in reversed(segments):
-        units, leaving = _run(step, units, segment, leaves, reverse=True)
+        units, leaving = _run(step, units, segment, segment.weights(leaves), True)
         passed.append(leaving)
     return passed[::-1], units
 
 
+def _damped_backward(
+    segments: Sequence[Segment],
+    leaves: Sequence[jax.Array],
+    p: float,
+    units: Scaled,
+    entering: Sequence[Sequence[Scaled]],
+    damping: jax.Array,
+) -> list[list[Scaled]]:
+    """The norms of the paths that leave each segment's layers, if all units do too."""
+
+    def step(
+        units: Scaled, body: Sequence[tuple[Weights, Scaled]]
+    ) -> tuple[Scaled, list[Scaled]]:
+        leaving = []
+        for (kernel, _), sources in reversed(body):
+            leaving.append(units)
+            units = add(_before(units, kernel, p), _floor(sources, damping), p)
+        return units, leaving[::-1]
+
+    passed = []
+    for segment, sources in reversed(list(zip(segments, entering, strict=True))):
+        body = list(zip(segment.weights(leaves), sources, strict=True))
+        units, leaving = _run(step, units, segment, body, reverse=True)
+        passed.append(leaving)
+    return passed[::-1]
+
+
+def _before(units: Scaled, kernel: jax.Array, p: float) -> Scaled:
+    """The norms of the paths that leave the units before a layer."""
+    return scaled(contract(kernel, units.mantissa, p, axis=1), units.exponent)
+
+
+def _floor(units: Scaled, damping: jax.Array) -> Scaled:
+    """``damping / units``: what a unit has for being an output, in units of its own."""
+    return scaled(damping * reciprocal(units.mantissa), -units.exponent)
+
+
 def _run(
-    step: Step,
+    step: Callable[[Scaled, list[T]], tuple[Scaled, list[Scaled]]],
     units: Scaled,
     segment: Segment,
-    leaves: Sequence[jax.Array],
+    body: list[T],
     reverse: bool = False,
 ) -> tuple[Scaled, list[Scaled]]:
-    weights = segment.weights(leaves)
     if segment.scanned:
-        return lax.scan(step, units, weights, reverse=reverse)
-    return step(units, weights)
+        return lax.scan(step, units, body, reverse=reverse)
+    return step(units, body)
 
 
 def _with_bias(units: Scaled, bias: jax.Array | None, p: float) -> Scaled:
@@ -255,6 +292,16 @@ def _ones(width: int, leaves: Sequence[jax.Array]) -> Scaled:
 
 def _total(outputs: Scaled, p: float) -> Scaled:
     return Scaled(norm(outputs.mantissa, p, axis=0), outputs.exponent)
+
+
+def _damped_passes(
+    network: LayeredNetwork, leaves: Sequence[jax.Array], p: float, damping: jax.Array
+) -> tuple[list[list[Scaled]], list[list[Scaled]], Scaled]:
+    """Both passes of Algorithm 1, the second of which needs all of the first."""
+    sources, targets = (_ones(network.widths[k], leaves) for k in (0, -1))
+    entering, outputs = _forward(network.segments, leaves, p, sources)
+    leaving = _damped_backward(network.segments, leaves, p, targets, entering, damping)
+    return entering, leaving, outputs
 
 
 def _passes(
@@ -290,33 +337,32 @@ def _parted(
     return segments[:largest], segments[largest : largest + 1], segments[largest + 1 :]
 
 
-@functools.partial(jit_apart, static_argnames=("network", "p", "normalize"))
+@functools.partial(jit_apart, static_argnames=("network", "p"))
 def _scaling(
-    leaves: Sequence[jax.Array], *, network: LayeredNetwork, p: float, normalize: bool
+    leaves: Sequence[jax.Array],
+    damping: jax.Array | None,
+    *,
+    network: LayeredNetwork,
+    p: float,
 ) -> tuple[Scaled, list[list[tuple[Factors, Factors]]]]:
     """phi, and the factors of each layer's kernel and bias, stacked by segment."""
-    entering, leaving, outputs = _passes(network, leaves, p)
-    phi = _total(outputs, p)
-    one = Scaled(jnp.ones((), phi.mantissa.dtype), jnp.int32(0))
-    scale = phi if normalize else one
-    return phi, [
-        [_factors(*pair, scale) for pair in zip(*units, strict=True)]
-        for units in zip(entering, leaving, strict=True)
+    if damping is None:
+        entering, leaving, outputs = _passes(network, leaves, p)
+    else:
+        entering, leaving, outputs = _damped_passes(network, leaves, p, damping)
+    return _total(outputs, p), [
+        list(map(_factors, *units)) for units in zip(entering, leaving, strict=True)
     ]
 
 
-def _factors(
-    unit_in: Scaled, unit_out: Scaled, scale: Scaled
-) -> tuple[Factors, Factors]:
-    """``unit_in * unit_out / scale`` of the kernel, ``unit_out / scale`` the bias."""
+def _factors(unit_in: Scaled, unit_out: Scaled) -> tuple[Factors, Factors]:
+    """``unit_in * unit_out`` of the kernel, ``unit_out`` of the bias."""
     dtype = unit_out.mantissa.dtype
-    source = divisor(unit_in.mantissa)
-    target = divisor(unit_out.mantissa) / scale.mantissa
-    unit = unit_out.exponent - scale.exponent
-    low, high = powers_of_two(unit + unit_in.exponent, dtype)
+    source, target = divisor(unit_in.mantissa), divisor(unit_out.mantissa)
+    low, high = powers_of_two(unit_out.exponent + unit_in.exponent, dtype)
     kernel = (
         normal(source * low[..., None])[..., :, None],
         normal(target * high[..., None])[..., None, :],
     )
-    low, high = powers_of_two(unit, dtype)
+    low, high = powers_of_two(unit_out.exponent, dtype)
     return kernel, (normal(target * low[..., None]), high[..., None])

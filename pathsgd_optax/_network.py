@@ -9,8 +9,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pathsgd_optax._scaled import Scaled, magnitude, norm
-from pathsgd_optax._types import KeyPath, Params, check_norm_order, described
+from pathsgd_optax._scaled import (
+    Scaled,
+    magnitude,
+    norm,
+    reciprocal,
+    scale_by_power_of_two,
+    scaled,
+)
+from pathsgd_optax._types import KeyPath, Params, Scalar, check_norm_order, described
 
 
 NO_PATH = "no path"
@@ -98,10 +105,14 @@ class PathNetwork(Protocol):
         self,
         params: Params,
         p: float,
-        normalize: bool = False,
+        damping: Scalar = 0.0,
         constants: Any = None,
     ) -> Scaling:
-        """phi_p, and sqrt(gamma_p), or sqrt(gamma_p) / phi_p, of the leaves."""
+        """phi_p, and sqrt(gamma_p) of the leaves.
+
+        With damping, every unit has paths that end in it: their norm is this number,
+        whatever the norm of what enters the unit.
+        """
 
     def labels(self, params: Params | None = None) -> Params:
         """The label of each parameter, ``"path"`` or ``"no path"``."""
@@ -254,13 +265,20 @@ def path_shares(
     """The part of the path mass that runs through each of the leaves."""
     network.check(params, constants)
     leaves = leaves_of(network, params)
-    factors = network.scaling(params, p, True, constants).roots
+    phi, roots = network.scaling(params, p, constants=constants)
     return [
-        norm(jnp.ravel(magnitude(leaf.astype(f[0].dtype)) * root(f)), p, 0) ** p
-        if f
-        else jnp.zeros(())
-        for leaf, f in zip(leaves, factors, strict=True)
+        _share(leaf, factors, phi, p) if factors else jnp.zeros(())
+        for leaf, factors in zip(leaves, roots, strict=True)
     ]
+
+
+def _share(leaf: jax.Array, factors: Factors, phi: Scaled, p: float) -> jax.Array:
+    """The part of the path mass that runs through a leaf."""
+    sizes = [magnitude(leaf.astype(phi.mantissa.dtype)), *map(vanishing, factors)]
+    mantissas, exponents = zip(*map(scaled, sizes), strict=True)
+    through = norm(jnp.ravel(functools.reduce(jnp.multiply, mantissas)), p, 0)
+    exponent = functools.reduce(jnp.add, exponents) - phi.exponent
+    return scale_by_power_of_two(through * reciprocal(phi.mantissa), exponent) ** p
 
 
 def leaf_name(path: KeyPath) -> str:

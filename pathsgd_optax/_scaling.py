@@ -17,7 +17,6 @@ from pathsgd_optax._layered import layered_network
 from pathsgd_optax._masks import Mask, kept
 from pathsgd_optax._network import (
     NO_PATH,
-    Factors,
     PathNetwork,
     Scaling,
     check_leaves,
@@ -25,15 +24,15 @@ from pathsgd_optax._network import (
     check_unmasked,
     is_masked,
     is_placeholder,
-    root,
     spread,
 )
 from pathsgd_optax._scaled import log
 from pathsgd_optax._types import (
     NO_PARAMS,
     Params,
+    Scalar,
     check_count,
-    check_non_negative,
+    check_damping,
     check_norm_order,
     path_dtype,
 )
@@ -81,8 +80,7 @@ class PathScaler:
 
     network: PathNetwork | None
     p: float
-    normalize: bool = False
-    damping: float = 0.0
+    damping: Scalar = 0.0
     update_every: int | None = None
     mask: Mask | None = None
     monitor: bool = False
@@ -92,8 +90,7 @@ class PathScaler:
         if self.network is not None:
             check_network(self.network)
         object.__setattr__(self, "p", check_norm_order(self.p))
-        damping = check_non_negative(self.damping, "damping")
-        object.__setattr__(self, "damping", damping)
+        check_damping(self.damping)
         check_count(self.update_every, "update_every")
 
     def init(self, params: Params) -> ScaleByPathNormState:
@@ -123,7 +120,7 @@ class PathScaler:
         network = self.checked(updates, params, constants)
 
         def compute() -> Scaling:
-            return network.scaling(params, self.p, self.normalize, constants)
+            return network.scaling(params, self.p, self.damping, constants)
 
         scaling, state = self._refreshed(state, compute)
         roots = self.roots(network, params, scaling)
@@ -143,9 +140,8 @@ class PathScaler:
         return network
 
     def roots(self, network: PathNetwork, params: Params, scaling: Scaling) -> Roots:
-        """The factors of the scaling, damped, where the mask has them."""
-        factors = [_damped(factors, self.damping) for factors in scaling.roots]
-        spread_out = spread(network, factors, params, hidden=())
+        """The factors of the scaling where the mask has them."""
+        spread_out = spread(network, scaling.roots, params, hidden=())
         return jax.tree.map(
             lambda keep, factors: factors if keep else (),
             kept(self.mask, params),
@@ -159,7 +155,7 @@ class PathScaler:
         network = self.resolve(params)
         if network.constants is not None:
             return params
-        scaling = network.scaling(params, self.p, self.normalize)
+        scaling = network.scaling(params, self.p, self.damping)
         return multiply(params, self.roots(network, params, scaling))
 
     def resolve(self, params: Params) -> PathNetwork:
@@ -198,13 +194,6 @@ class PathScaler:
         compute = functools.partial(network.scaling, p=self.p)
         shapes = jax.eval_shape(compute, params, constants=network.constants)
         return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-
-def _damped(factors: Factors, damping: float) -> Factors:
-    """sqrt(gamma + damping)."""
-    if not (damping and factors):
-        return factors
-    return (jnp.hypot(root(factors), damping**0.5),)
 
 
 def _shapes(network: PathNetwork | None) -> Params:

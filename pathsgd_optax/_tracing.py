@@ -27,7 +27,7 @@ from pathsgd_optax._network import (
 from pathsgd_optax._rules import constant
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._tape import Tape
-from pathsgd_optax._types import Params, path_dtype
+from pathsgd_optax._types import Params, Scalar, is_zero, path_dtype
 from pathsgd_optax._values import Context, Indices, Operand, Uses, Value
 
 
@@ -70,10 +70,12 @@ class TracedNetwork(Described):
         return _path_norm(self, self._leaves(params), p, constants)
 
     def scaling(
-        self, params: Params, p: float, normalize: bool = False, constants: Any = None
+        self, params: Params, p: float, damping: Scalar = 0.0, constants: Any = None
     ) -> Scaling:
-        """phi_p, and sqrt(gamma_p), or sqrt(gamma_p) / phi_p, of the leaves."""
-        return _scaling(self, self._leaves(params), p, normalize, constants)
+        """phi_p, and sqrt(gamma_p) of the leaves."""
+        if not is_zero(damping):
+            raise ValueError("a traced network has no damping yet. Use damping=0.")
+        return _scaling(self, self._leaves(params), p, constants)
 
     def _leaves(self, params: Params) -> list[jax.Array]:
         """The leaves; any numbers for masked ones, which are on no path."""
@@ -300,12 +302,11 @@ def _path_norm(
     return _mass.root(_mass.total(output), p)
 
 
-@functools.partial(jax.jit, static_argnames=("network", "p", "normalize"))
+@functools.partial(jax.jit, static_argnames=("network", "p"))
 def _scaling(
     network: TracedNetwork,
     leaves: Sequence[jax.Array],
     p: float,
-    normalize: bool,
     constants: Any,
 ) -> Scaling:
     tape = Tape()
@@ -314,9 +315,6 @@ def _scaling(
     output = _run(context, network, weights, constants)
     phi = _mass.total(output)
     end = _mass.of_exponent(jnp.ones_like(output.mantissa), 0)
-    if normalize:
-        inverse = 1 / jnp.where(phi.mantissa != 0, phi.mantissa, 1)
-        end = Mass(end.mantissa * inverse, -phi.exponent)
     slopes = tape.slopes([(output, end)], [x.mass for x in weights])
     factors = (
         () if parameter.role == NO_PATH else pair

@@ -7,7 +7,7 @@ import optax
 from pathsgd_optax._masks import Mask
 from pathsgd_optax._network import PathNetwork
 from pathsgd_optax._scaling import PathScaler, ScaleByPathNormState
-from pathsgd_optax._types import Params, check_non_negative
+from pathsgd_optax._types import Params, Scalar, check_non_negative
 from pathsgd_optax._updates import after_gradients, divide, multiply
 
 
@@ -37,8 +37,7 @@ def scale_by_path_norm(
     p: float = 2,
     *,
     exponent: float = 1.0,
-    normalize: bool = False,
-    damping: float = 0.0,
+    damping: Scalar = 0.0,
     update_every: int | None = None,
     mask: Mask | None = None,
     monitor: bool = False,
@@ -56,6 +55,20 @@ def scale_by_path_norm(
     in float32, or in float64 if a parameter is, and is never formed where it would
     overflow; the updates keep the dtype of the gradients.
 
+    Before a layer of zeros, as many initialise their last one with, no path leaves a
+    unit, and after one step hardly any; updates divided by so little explode. With
+    damping, each unit is an output of the network, too, in units of its own:
+
+    .. math::
+      \Phi = \phi_p^p + \tau^p \sum_v \frac{\Phi_v}{\overline{\Phi_v}}, \qquad
+      \gamma_p(w, e) = \Big( \frac{\partial \Phi}{\partial |w_e|^p} \Big)^{2/p}
+
+    with :math:`\Phi_v` the sum over the paths that enter unit v of the products of
+    :math:`|w_e|^p`, and :math:`\overline{\Phi_v}` its present value, a constant. So
+    what leaves a unit is at least :math:`\tau` over the norm of what enters it, which
+    no rescaling changes. For p = inf sums are maxima. Units without paths to them stay
+    as they are.
+
     Adaptive transformations *after* this one (Adam, AdaGrad) see a gradient that they
     divide by its own magnitude, which all but cancels the path scaling: such a chain
     is not invariant to rescaling. :func:`precondition_by_path_norm` is what they need.
@@ -66,12 +79,8 @@ def scale_by_path_norm(
         connected one, which :func:`layered_network` reads off the parameters.
       p: order of the path norm, in [1, inf]; a Python number.
       exponent: a, the power of the scaling to divide by; 1 is Path-SGD.
-      normalize: whether to divide by :math:`\gamma_p / \phi_p^2` instead, so that a
-        learning rate carries over between depths. It makes updates finite where
-        :math:`\phi_p` itself is beyond the floating-point range.
-      damping: added to the scaling that is divided by, after ``normalize``. An
-        absolute number breaks the invariance to rescaling, and moves weights that no
-        path runs through.
+      damping: tau, at least 0, a number without scale, or a scalar array; 0 is the
+        paper's.
       update_every: how many updates share a scaling, which the state then holds; None
         to compute each its own. An old scaling keeps the invariance: weights that were
         rescalings of each other then are rescalings by the same factors now.
@@ -108,7 +117,7 @@ def scale_by_path_norm(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equations (8) and (9).
     """
     exponent = check_non_negative(exponent, "exponent")
-    scaler = PathScaler(network, p, normalize, damping, update_every, mask, monitor)
+    scaler = PathScaler(network, p, damping, update_every, mask, monitor)
 
     def update_fn(
         updates: optax.Updates,
@@ -132,8 +141,7 @@ def precondition_by_path_norm(
     network: PathNetwork | None = None,
     p: float = 2,
     *,
-    normalize: bool = False,
-    damping: float = 0.0,
+    damping: Scalar = 0.0,
     update_every: int | None = None,
     mask: Mask | None = None,
     monitor: bool = False,
@@ -161,9 +169,7 @@ def precondition_by_path_norm(
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
       p: order of the path norm, in [1, inf]; a Python number.
-      normalize: whether to use :math:`\gamma_p / \phi_p^2` for :math:`\gamma_p`; see
-        :func:`scale_by_path_norm`.
-      damping: added to the scaling, after ``normalize``. It breaks the invariance.
+      damping: tau, at least 0; see :func:`scale_by_path_norm`.
       update_every: how many updates share a scaling; None for one.
       mask: which parameters to scale; None for all. The inner transformation sees the
         rest as they are.
@@ -195,7 +201,7 @@ def precondition_by_path_norm(
       combination with AdaGrad or Adam open; equation (9).
     """
     inner = optax.with_extra_args_support(inner)
-    scaler = PathScaler(network, p, normalize, damping, update_every, mask, monitor)
+    scaler = PathScaler(network, p, damping, update_every, mask, monitor)
 
     def init_fn(params: Params) -> PreconditionByPathNormState:
         paths = scaler.init(params)

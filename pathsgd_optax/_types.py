@@ -64,6 +64,18 @@ def check_scalar(value: Any, name: str) -> None:
         )
 
 
+def check_damping(value: Any) -> None:
+    """Raises a ValueError where ``value`` is no number, or known to be negative."""
+    check_scalar(value, "damping")
+    if isinstance(value, Real):
+        check_non_negative(float(value), "damping")
+
+
+def is_zero(value: Scalar) -> bool:
+    """Whether ``value`` is known to be zero when a program is made."""
+    return isinstance(value, Real) and value == 0
+
+
 def check_learning_rate(value: Any) -> None:
     """Raises a ValueError where ``value`` is neither a number nor a schedule."""
     if not callable(value):

@@ -37,10 +37,11 @@ def _paths_from(k, unit, layers):
     ]
 
 
-def path_vector(layers):
-    """pi(w)."""
+def path_vector(layers, chosen=None):
+    """pi(w), or of some paths."""
     weights = edges(layers)
-    return np.array([math.prod(weights[e] for e in path) for path in paths(layers)])
+    chosen = paths(layers) if chosen is None else chosen
+    return np.array([math.prod(weights[e] for e in path) for path in chosen])
 
 
 def path_norm(layers, p):
@@ -48,9 +49,27 @@ def path_norm(layers, p):
     return _norm(path_vector(layers), p)
 
 
-def path_scaling(layers, p):
-    """gamma_p(w, e) of each edge, equation (9), laid out like ``layers``."""
-    return _per_edge(layers, lambda others: _norm(others, p) ** 2)
+def path_scaling(layers, p, damping=0.0):
+    """gamma_p(w, e) of each edge, equation (9), laid out like ``layers``.
+
+    With damping, hidden units are outputs, too: the paths that end in one have this
+    norm together, if there are any but those of weight 0.
+    """
+    ends = truncations(layers, p, damping) if damping else []
+    return _per_edge(layers, lambda others: _norm(others, p) ** 2, ends)
+
+
+def truncations(layers, p, damping):
+    """The paths that end in hidden units, and the number that each is to count."""
+    return [
+        (path, damping / norm)
+        for k in range(1, len(layers))
+        for unit in range(layers[k][0].shape[0])
+        for ending in [[x for x in paths(layers[:k]) if x[-1][2] == unit]]
+        for norm in [_norm(path_vector(layers[:k], ending), p)]
+        for path in ending
+        if norm > 0
+    ]
 
 
 def path_norm_gradient(layers, p):
@@ -73,13 +92,13 @@ def _slope(w, others, p):
     return np.sign(w) * np.abs(w) ** (p - 1) * others**p
 
 
-def _per_edge(layers, reduce):
+def _per_edge(layers, reduce, further=()):
     weights = edges(layers)
     others = {edge: [] for edge in weights}
-    for path in paths(layers):
+    for path, factor in [*((path, 1.0) for path in paths(layers)), *further]:
         for k, edge in enumerate(path):
             rest = path[:k] + path[k + 1 :]
-            others[edge].append(math.prod(weights[e] for e in rest))
+            others[edge].append(factor * math.prod(weights[e] for e in rest))
     values = {edge: reduce(products) for edge, products in others.items()}
     result = []
     for k, (kernel, bias) in enumerate(layers):

@@ -182,7 +182,10 @@ def test_hyperparameters_can_be_injected():
     static = ("network", "p", "momentum", "nesterov")
     make = optax.inject_hyperparams(pathsgd.path_sgd, static_args=static)
     optimizer = make(0.01, network=pathsgd.layered_network(params), p=1.5, momentum=0.5)
-    assert set(optimizer.init(params).hyperparams) == {"learning_rate"}
+    assert set(optimizer.init(params).hyperparams) == {
+        "learning_rate",
+        "damping",
+    }
     plain = pathsgd.path_sgd(0.01, p=1.5, momentum=0.5)
     chex.assert_trees_all_close(
         _constant_steps(optimizer, params, gradients),

@@ -54,10 +54,11 @@ def test_gradients_are_shortened_to_the_largest_metric(p, share, clipped):
 
 
 @pytest.mark.x64
-def test_the_normalized_metric_is_that_of_gamma_over_the_square_of_phi():
+def test_the_damped_metric_is_that_of_the_damped_gamma():
     params, gradients = _problem(np.float64)
-    metric = _metric(gradients, params) * oracles.path_norm(networks.layers(params), 2)
-    clip = pathsgd.clip_by_path_metric(0.5 * metric, normalize=True)
+    gamma = oracles.path_scaling(networks.layers(params), 2, damping=0.3)
+    metric = oracles.path_metric(gradients, networks.tree_like(params, gamma))
+    clip = pathsgd.clip_by_path_metric(0.5 * metric, damping=0.3)
     expected = jax.tree.map(lambda g: g / 2, gradients)
     chex.assert_trees_all_close(
         _update(clip, gradients, params), expected, rtol=1e-12, atol=0

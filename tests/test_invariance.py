@@ -32,7 +32,8 @@ THEOREM = {
 }
 
 FAMILY = {
-    "normalize": pathsgd.path_sgd(5e-4, normalize=True, monitor=True),
+    "damping": pathsgd.path_sgd(0.2, damping=0.1, monitor=True),
+    "p = inf, damping": pathsgd.path_sgd(0.02, p=jnp.inf, damping=0.3),
     "update_every": pathsgd.path_sgd(0.2, update_every=7),
     "weight_decay": pathsgd.path_sgd(0.2, weight_decay=1e-2),
     "schedule": pathsgd.path_sgd(optax.exponential_decay(0.2, 10, 0.9)),
@@ -40,7 +41,7 @@ FAMILY = {
     "path_rmsprop": pathsgd.path_rmsprop(0.01, momentum=0.5),
     "path_adam": pathsgd.path_adam(0.01, monitor=True),
     "path_adam, all": pathsgd.path_adam(
-        1e-5, p=1, nesterov=True, weight_decay=1e-2, normalize=True, update_every=3
+        1e-2, p=1, nesterov=True, weight_decay=1e-2, damping=0.1, update_every=3
     ),
     "adamw inside": pathsgd.precondition_by_path_norm(
         optax.adamw(0.01, weight_decay=0.1)
@@ -62,6 +63,17 @@ FAMILY = {
     ),
 }
 
+
+def _absolutely_damped(damping):
+    """Divides gradients by gamma plus a number."""
+
+    def update(gradients, state, params=None):
+        gamma = pathsgd.path_scaling(pathsgd.layered_network(params), params)
+        return jax.tree.map(lambda g, c: g / (c + damping), gradients, gamma), state
+
+    return optax.GradientTransformation(optax.init_empty_state, update)
+
+
 NAIVE = optax.chain(pathsgd.scale_by_path_norm(), optax.scale_by_adam())
 
 CONTROLS = {
@@ -75,8 +87,7 @@ CONTROLS = {
     "coupled weight decay": optax.chain(
         optax.add_decayed_weights(1e-2), pathsgd.path_sgd(0.1)
     ),
-    "damping": optax.chain(pathsgd.scale_by_path_norm(damping=1.0), optax.scale(-0.1)),
-    "damped sandwich": pathsgd.precondition_by_path_norm(optax.adam(0.01), damping=1.0),
+    "absolute damping": optax.chain(_absolutely_damped(1.0), optax.scale(-0.1)),
 }
 
 
