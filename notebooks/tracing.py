@@ -319,70 +319,76 @@ try_to_trace(nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=False)]))
 # %% [markdown]
 # ## Teaching it an operation
 #
-# GroupSort is an activation that sorts the units two by two. A positive factor passes
-# it, so it has paths, but `jax.lax.sort` is an operation that this package doesn't
-# know.
+# Here units are transformed four by four by `jnp.fft.rfft`, and the next layer sees how
+# much of each frequency there is. A positive factor passes that, so it has paths, but
+# the package doesn't know Fourier transforms.
 
 
 # %%
-def group_sort_network(params, x):
+def spectral_network(params, x):
     x = x @ params["first"]
-    pairs = x.reshape(len(x), -1, 2)
-    return jnp.sort(pairs).reshape(x.shape) @ params["second"]
+    spectra = jnp.abs(jnp.fft.rfft(x.reshape(len(x), -1, 4)))
+    return spectra.reshape(len(x), -1) @ params["second"]
 
 
-sort_params = {name: prelu_params[name] for name in ("first", "second")}
+spectral_params = {
+    "first": prelu_params["first"],
+    "second": prelu_params["second"][:24],  # three frequencies of four units
+}
 try:
-    pathsgd.trace_network(group_sort_network, sort_params, jnp.ones((1, 64)))
+    pathsgd.trace_network(spectral_network, spectral_params, jnp.ones((1, 64)))
 except ValueError as error:
     print(error)
 
 # %% [markdown]
 # A path rule says what an operation does to the *mass* of the paths that lead to a
-# value: the sum of $\prod |w_e|^p$. Each result of a sort may come from any of the
-# values that are sorted, as that of a maximum may, so that it gets the paths of them
-# all. The rule is registered once for the session, and can't be replaced: run the cell
-# twice, and an error says that the rule is there.
+# value: the sum of $\prod |w_e|^p$. Each frequency is a sum of all units, with factors
+# of modulus 1, so that it gets the mass of them all. Run the cell again with another
+# rule, and the networks that are traced later have that one.
 
 
 # %%
-def sort_masses(mass, *, dimension, **_):
-    total = mass.sum(dimension, keepdims=True)
-    return [jnp.broadcast_to(total, mass.shape)]
+def fft_masses(mass, *, fft_lengths, **_):
+    total = mass.sum(-1, keepdims=True)
+    return jnp.broadcast_to(total, (*mass.shape[:-1], fft_lengths[-1] // 2 + 1))
 
 
-pathsgd.register_path_rule(primitives.sort_p, sort_masses)
+pathsgd.register_path_rule(primitives.fft_p, fft_masses)
 
 # %%
-sort_paths = pathsgd.trace_network(group_sort_network, sort_params, jnp.ones((1, 64)))
-print(sort_paths.summary(sort_params))
+spectral_paths = pathsgd.trace_network(
+    spectral_network, spectral_params, jnp.ones((1, 64))
+)
+print(spectral_paths.summary(spectral_params))
 
 # %% [markdown]
-# Is it right? If a pair of units is rescaled as one, the function stays the same, and a
+# Is it right? If four units are rescaled as one, the function stays the same, and a
 # step of Path-SGD should lead to the same function, too.
 
 # %%
-factors = jnp.repeat(2.0 ** jnp.arange(-8, 8), 2)  # one for each pair
+factors = 2.0 ** jnp.arange(-4, 4)  # one for every four units
 twin_params = {
-    "first": sort_params["first"] * factors,
-    "second": sort_params["second"] / factors[:, None],
+    "first": spectral_params["first"] * jnp.repeat(factors, 4),
+    "second": spectral_params["second"] / jnp.repeat(factors, 3)[:, None],
 }
 x = images[:100].reshape(100, 64)
 
 
 def step(optimizer, params):
     def objective(params):
-        logits = group_sort_network(params, x)
+        logits = spectral_network(params, x)
         return pathsgd.truncated_softmax_cross_entropy(logits, labels[:100]).mean()
 
     grads = jax.grad(objective)(params)
     updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    return group_sort_network(optax.apply_updates(params, updates), x)
+    return spectral_network(optax.apply_updates(params, updates), x)
 
 
 for name, optimizer in {
-    "Path-SGD": pathsgd.path_sgd(0.1, sort_paths),
+    "Path-SGD": pathsgd.path_sgd(0.1, spectral_paths),
     "SGD": optax.sgd(0.1),
 }.items():
-    apart = jnp.abs(step(optimizer, sort_params) - step(optimizer, twin_params)).max()
+    apart = jnp.abs(
+        step(optimizer, spectral_params) - step(optimizer, twin_params)
+    ).max()
     print(f"{name:8} largest difference of outputs after a step: {apart:.3g}")

@@ -27,8 +27,8 @@ AXES = ("axes", "axis", "dimension", "dimensions")
 PARTS = frozenset("dynamic_slice pad slice split".split())
 """The primitives that keep an axis whole, or take a part of it."""
 
-OF_ENTRIES = ("reduce", "scatter", "select_and")
-"""How the names of primitives begin whose functions are of single entries."""
+OPAQUE = ("custom_linear_solve", "reduce", "scatter", "select_and")
+"""How the names of primitives begin whose functions say nothing of examples."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _results(pair: _Pair, data: list[bool]) -> list[bool]:
 
 def _bodies(eqn: JaxprEqn) -> Iterator[Jaxpr]:
     """The functions that make the results of an equation."""
-    if eqn.primitive.name.startswith(OF_ENTRIES):
+    if eqn.primitive.name.startswith(OPAQUE):
         return
     for name, param in eqn.params.items():
         for body in param if isinstance(param, tuple) else (param,):

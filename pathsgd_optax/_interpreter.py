@@ -11,7 +11,7 @@ from pathsgd_optax._places import place
 from pathsgd_optax._reasons import CONTROL
 from pathsgd_optax._rules import CALLS, all_constant, apply_rule, constant, is_traced
 from pathsgd_optax._scans import parted, scan
-from pathsgd_optax._values import Context, NoPathError, Operand, Value
+from pathsgd_optax._values import Context, NoPathError, Operand, Refused, Value
 
 
 MOST_STEPS = 100
@@ -62,12 +62,19 @@ def _evaluate(
         return interpret(context, jaxpr, [*map(constant, constants), *operands])
     flow = FLOWS.get(eqn.primitive.name)
     try:
+        _check(operands)
         if flow is not None and not all_constant(operands):
             return flow(context, operands)
         return apply_rule(context, operands)
     except NoPathError as error:
         where = f"{eqn.primitive.name}{place((*context.callers, eqn))}"
         raise ValueError(f"{where} has no path semantics: {error}") from None
+
+
+def _check(operands: Sequence[Operand]) -> None:
+    for x in operands:
+        if isinstance(x, Refused):
+            raise NoPathError(x.reason)
 
 
 def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:

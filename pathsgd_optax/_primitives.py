@@ -4,22 +4,22 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass
+from pathsgd_optax._operands import all_leaves, constants_of, note, rules
 from pathsgd_optax._program import once
 from pathsgd_optax._reasons import (
     CLIPPED,
     COMPARISON,
+    COMPLEX,
     DIVISION,
     DIVISOR,
-    INDEXED,
     INTEGERS,
     NONLINEAR,
     PADDED,
@@ -29,19 +29,6 @@ from pathsgd_optax._reasons import (
     STATISTICS,
 )
 from pathsgd_optax._values import Comparison, Context, NoPathError, Operand, Value
-
-
-Rule: TypeAlias = Callable[..., list[Operand]]
-
-
-def constants_of(operands: Sequence[Any]) -> list[jax.Array]:
-    if not all(x.is_constant for x in operands):
-        raise NoPathError(INDEXED)
-    return [x.value for x in operands]
-
-
-def all_leaves(operands: Sequence[Value]) -> frozenset[tuple[int, int]]:
-    return frozenset().union(*(x.leaves for x in operands))
 
 
 # Linear operations of one operand.
@@ -54,8 +41,10 @@ def _identity(context: Context, *operands: Value) -> list[Operand]:
 def _converted(context: Context, x: Value | Comparison) -> list[Operand]:
     if isinstance(x, Comparison):
         return [x]
-    if not jnp.issubdtype(context.params["new_dtype"], jnp.floating):
-        raise NoPathError(ROUNDED)
+    dtype = context.params["new_dtype"]
+    if not jnp.issubdtype(dtype, jnp.floating):
+        is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+        raise NoPathError(COMPLEX if is_complex else ROUNDED)
     return [x]
 
 
@@ -85,10 +74,11 @@ def _pad(context: Context, x: Value, padding: Value) -> list[Operand]:
 
 
 def _negated(context: Context, x: Value) -> list[Operand]:
-    return [_negative(x)]
+    return [negative(x)]
 
 
-def _negative(x: Value) -> Value:
+def negative(x: Value) -> Value:
+    """``-x``."""
     number, sign = x.ray
     return dataclasses.replace(
         x,
@@ -105,25 +95,6 @@ def _negative(x: Value) -> Value:
 def _absolute(context: Context, x: Value) -> list[Operand]:
     value = None if x.is_data else context.bind(x.value)[0]
     return [dataclasses.replace(context.settle(x), value=value)]
-
-
-def _pooling(
-    total: Callable[..., jax.Array], context: Context, x: Value
-) -> list[Operand]:
-    """The largest of several values has the paths of all."""
-    if x.is_weight:
-        raise NoPathError(NONLINEAR)
-    pooled = functools.partial(total, **context.params)
-    mass = context.linear(pooled, context.mass(x))
-    return [Value(None, mass, leaves=x.leaves)]
-
-
-def _total(x: jax.Array, axes: Sequence[int], **_: Any) -> jax.Array:
-    return jnp.sum(x, axes)
-
-
-def _window_total(x: jax.Array, **window: Any) -> jax.Array:
-    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, **window)
 
 
 def _extremum(
@@ -170,7 +141,7 @@ def _select(context: Context, which: Operand, *cases: Value) -> list[Operand]:
     """By a constant, a sum of parts; by the sign of a value, one of its multiples."""
     if not isinstance(which, Comparison):
         [constant] = constants_of([which])
-        return [_merged(context, cases, functools.partial(context.bind, constant))]
+        return [merged(context, cases, functools.partial(context.bind, constant))]
     if len(cases) != 2 or not all(x.is_multiple_of(which.operand) for x in cases):
         raise NoPathError(COMPARISON)
     other, chosen = cases if which.positive else cases[::-1]
@@ -181,24 +152,17 @@ def _select(context: Context, which: Operand, *cases: Value) -> list[Operand]:
 
 
 def _concatenate(context: Context, *operands: Value) -> list[Operand]:
-    return [_merged(context, operands, context.bind)]
+    return [merged(context, operands, context.bind)]
 
 
 def _update_slice(
     context: Context, x: Value, update: Value, *starts: Value
 ) -> list[Operand]:
     rest = constants_of(starts)
-    return [_merged(context, (x, update), lambda a, b: context.bind(a, b, *rest))]
+    return [merged(context, (x, update), lambda a, b: context.bind(a, b, *rest))]
 
 
-def _scatter(
-    context: Context, x: Value, indices: Value, updates: Value
-) -> list[Operand]:
-    [where] = constants_of([indices])
-    return [_merged(context, (x, updates), lambda a, b: context.bind(a, where, b))]
-
-
-def _merged(
+def merged(
     context: Context,
     operands: Sequence[Value],
     function: Callable[..., list[jax.Array]],
@@ -233,12 +197,6 @@ def _or(part: jax.Array | None, default: jax.Array) -> jax.Array:
     return default if part is None else part
 
 
-def note(context: Context, role: str, operands: Sequence[Value]) -> None:
-    for x in operands:
-        if x.is_weight:
-            context.uses.add(role, x)
-
-
 def _add(context: Context, x: Value, y: Value) -> list[Operand]:
     if y.is_data:
         x, y = y, x
@@ -270,17 +228,18 @@ def _shifted(context: Context, x: Value, bias: Value) -> Value:
 
 
 def _subtract(context: Context, x: Value, y: Value) -> list[Operand]:
-    return _add(context, x, _negative(y))
+    return _add(context, x, negative(y))
 
 
 # Products.
 
 
 def _multiply(context: Context, x: Value, y: Value) -> list[Operand]:
-    return [_product(context, x, y)]
+    return [product(context, x, y)]
 
 
-def _product(context: Context, x: Value, y: Value) -> Value:
+def product(context: Context, x: Value, y: Value) -> Value:
+    """``x * y``, elementwise."""
     if y.is_data or x.is_constant:
         x, y = y, x
     if y.is_data:
@@ -309,14 +268,19 @@ def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
     return _multiply(context, x, Value(1 / y.value))
 
 
-def _contract(context: Context, x: Value, y: Value) -> list[Operand]:
-    """A convolution or a matrix product."""
+def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operand]:
+    """A convolution or a matrix product; ``rest`` tells of which groups."""
+    groups = constants_of(rest)
     if x.is_data and y.is_data:
         raise NoPathError(PRODUCT)
     data = x.is_data or y.is_data
     if data:
         note(context, "weight", (x, y))
-    bind = functools.partial(context.bind, preferred_element_type=context.dtype)
+
+    def bind(x: jax.Array, y: jax.Array, **precision: Any) -> list[jax.Array]:
+        dtype = context.dtype
+        return context.bind(x, y, *groups, preferred_element_type=dtype, **precision)
+
     value = None if data else bind(x.value, y.value)[0]
     mass = _contracted(context, bind, x, y)
     return [Value(value, mass, leaves=all_leaves((x, y)))]
@@ -335,14 +299,25 @@ def _contracted(
 
 
 def _power(context: Context, x: Value) -> list[Operand]:
+    return _raised(context, x, context.params.get("y", 2))
+
+
+def _power_of(context: Context, x: Value, y: Value) -> list[Operand]:
+    if not y.is_constant:
+        raise NoPathError(POWER if y.is_data else NONLINEAR)
+    return _raised(context, x, y.uniform)
+
+
+def _raised(context: Context, x: Value, exponent: float | None) -> list[Operand]:
     """The product of as many equal weights."""
-    exponent = context.params.get("y", 2)
     if x.is_data:
         raise NoPathError(STATISTICS if exponent == 2 else POWER)
-    if exponent < 0:
+    if exponent is None or not float(exponent).is_integer():
+        raise NoPathError(NONLINEAR)
+    if exponent < 1:
         raise NoPathError(DIVISOR)
-    factors = itertools.repeat(x, exponent)
-    return [functools.reduce(functools.partial(_product, context), factors)]
+    factors = itertools.repeat(x, int(exponent))
+    return [functools.reduce(functools.partial(product, context), factors)]
 
 
 # Look-ups.
@@ -367,9 +342,8 @@ def look_up(context: Context, table: Value) -> Value:
 # The table.
 
 
-RULES: dict[str, Rule] = {
-    name: rule
-    for rule, names in (
+RULES = rules(
+    [
         (
             _identity,
             "copy device_put name optimization_barrier reduce_precision "
@@ -379,7 +353,7 @@ RULES: dict[str, Rule] = {
         (
             _moving,
             "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze "
-            "tile transpose",
+            "tile transpose unstack",
         ),
         (_summing, "cumsum reduce_sum reduce_window_sum"),
         (_pad, "pad"),
@@ -389,27 +363,19 @@ RULES: dict[str, Rule] = {
         (functools.partial(_extremum, jnp.less_equal), "min"),
         (_clamp, "clamp"),
         (_select, "select_n"),
-        (_concatenate, "concatenate"),
+        (_concatenate, "concatenate stack"),
         (_update_slice, "dynamic_update_slice"),
-        (_scatter, "scatter scatter-add"),
         (_add, "add add_any"),
         (_subtract, "sub"),
         (_multiply, "mul"),
         (_divide, "div"),
-        (_contract, "conv_general_dilated dot_general"),
+        (_contract, "conv_general_dilated dot_general ragged_dot_general"),
         (_power, "integer_pow square"),
+        (_power_of, "pow"),
         (functools.partial(_compare, True), "gt ge"),
         (functools.partial(_compare, False), "lt le"),
-        (functools.partial(_pooling, _total), "reduce_max reduce_min"),
-        (
-            functools.partial(_pooling, _window_total),
-            "reduce_window_max reduce_window_min",
-        ),
-        (functools.partial(_pooling, lax.cumsum), "cummax cummin"),
-    )
-    for name in names.split()
-}
-"""From the name of a primitive to ``rule(context, *operands)``."""
+    ]
+)
 
 MOVES = frozenset(
     name for name, rule in RULES.items() if rule in (_identity, _converted, _moving)

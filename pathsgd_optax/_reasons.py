@@ -5,10 +5,10 @@ HOMOGENEOUS = (
     "leaky_relu, abs, pooling. If a softmax or a sigmoid ends the network, leave it to "
     "the loss and return the logits."
 )
-UNKNOWN = (
-    "there is no path rule for it. " + HOMOGENEOUS + " If you know what the operation "
-    "does to path masses, tell register_path_rule."
+TEACHING = (
+    " If you know what the operation does to path masses, tell register_path_rule."
 )
+UNKNOWN = "there is no path rule for it. " + HOMOGENEOUS + TEACHING
 PRODUCT = (
     "it multiplies two values that depend on the inputs, as attention and gates do. "
     + HOMOGENEOUS
@@ -53,6 +53,10 @@ POWER = "it takes a power of a value that depends on the inputs. " + HOMOGENEOUS
 DIVISION = "it divides by a value that depends on the inputs. " + HOMOGENEOUS
 ROUNDED = "it makes integers of a value that depends on the inputs. " + HOMOGENEOUS
 PADDED = "it pads with something else than 0. " + HOMOGENEOUS
+ORDER = (
+    "it uses the order of values that depend on the inputs. Use the sorted or largest "
+    "values themselves, as jnp.sort and lax.top_k return them."
+)
 INDEXED = "what it is indexed by depends on the inputs. " + HOMOGENEOUS
 CONTROL = (
     "its course depends on values that aren't known when the network is traced. Close "
@@ -63,4 +67,17 @@ MIXED = (
     "mixes the examples of a batch: what it makes of one example depends on the "
     "others, and a network's paths are those of one. Compute statistics of a batch "
     "outside of the network, and pass them as `constants`."
+)
+COMPLEX = (
+    "it computes with complex numbers. Write a Fourier or a cosine transform as a "
+    "product by a constant matrix, or transform the inputs outside of the network."
+)
+SPECTRUM = COMPLEX + TEACHING
+COINCIDING = (
+    "it multiplies by parameters at places that may coincide. Pass "
+    "unique_indices=True, or multiply by an array that is 1 elsewhere."
+)
+SYSTEM = (
+    "it solves a system for too many unknowns. Multiply by the inverse of its matrix, "
+    "jnp.linalg.inv(a)."
 )

@@ -10,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 
-from pathsgd_optax._primitives import MOVES, RULES, Rule, all_leaves, look_up, note
+from pathsgd_optax import _pooling, _primitives, _scatters, _solves
+from pathsgd_optax._operands import Rule, all_leaves, note
+from pathsgd_optax._primitives import MOVES, look_up
 from pathsgd_optax._reasons import (
     COMPARISON,
     INTEGERS,
     NONLINEAR,
     RANDOM,
     ROOT,
+    SPECTRUM,
     UNKNOWN,
 )
 from pathsgd_optax._values import (
@@ -29,9 +32,17 @@ from pathsgd_optax._values import (
 )
 
 
+RULES: dict[str, Rule] = {
+    **_primitives.RULES,
+    **_pooling.RULES,
+    **_scatters.RULES,
+    **_solves.RULES,
+}
+"""The package's own rules, by the names of their primitives."""
+
 CALLS = frozenset(
-    "checkpoint closed_call core_call custom_jvp_call custom_vjp_call jit pjit "
-    "remat remat2".split()
+    "checkpoint closed_call composite core_call custom_jvp_call custom_vjp_call "
+    "custom_vmap_call jit linear_call pjit remat remat2".split()
 )
 """The primitives that do nothing but call a function."""
 
@@ -117,6 +128,8 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
 
 def _unknown(name: str, operands: Sequence[Operand]) -> str:
     """What is wrong with an operation that has no rule."""
+    if name == "fft":
+        return SPECTRUM
     if any(isinstance(x, Value) and x.is_data for x in operands):
         return UNKNOWN
     return ROOT if name in ROOTS else NONLINEAR

@@ -122,7 +122,15 @@ class Comparison:
     positive: bool
 
 
-Operand: TypeAlias = Value | Indices | Comparison
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """A result without path semantics, which matters only where it is used."""
+
+    reason: str
+
+
+Operand: TypeAlias = Value | Indices | Comparison | Refused
 
 
 class NoPathError(Exception):
