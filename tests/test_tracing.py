@@ -238,7 +238,7 @@ def test_wrong_constants_and_params_are_refused():
     wrong = jax.tree.map(lambda x: x[None], statistics)
     with pytest.raises(ValueError, match=r"constants are .*traced with"):
         pathsgd.path_scaling(network, params, constants=wrong)
-    with pytest.raises(ValueError, match="params have the structure"):
+    with pytest.raises(ValueError, match="params are not those"):
         pathsgd.path_norm(network, params["layers_0"], constants=statistics)
     layered = pathsgd.layered_network(networks.dense_tree((3, 2)))
     with pytest.raises(ValueError, match="has no constants"):
