@@ -87,6 +87,11 @@ def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNet
     """
     split: Any = nnx.split
     graph, params, statistics, rest = split(model, nnx.Param, nnx.BatchStat, ...)
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            "the model has no nnx.Param, which are the variables that are trained. "
+            "Make its weights nnx.Param."
+        )
 
     def apply_fn(params: Any, x: Any, constants: Any = None) -> jax.Array:
         averages = statistics if constants is None else constants

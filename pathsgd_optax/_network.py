@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Collection, Sequence
 from numbers import Real
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +119,13 @@ class PathNetwork(Protocol):
 
 
 class Described:
-    """What every network tells of its parameters."""
+    """What every network tells of its parameters; a copy of it is itself."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     def summary(
         self: PathNetwork,

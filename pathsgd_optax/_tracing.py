@@ -3,14 +3,16 @@
 import dataclasses
 import functools
 import math
+import pickle
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from pathsgd_optax import _mass
+from pathsgd_optax._arguments import check_constants, check_params, listed, shapes
 from pathsgd_optax._examples import check_examples
 from pathsgd_optax._interpreter import interpret
 from pathsgd_optax._mass import Mass
@@ -29,6 +31,12 @@ from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._tape import Tape
 from pathsgd_optax._types import Params, Scalar, is_zero, path_dtype
 from pathsgd_optax._values import Context, Indices, Operand, Uses, Value
+
+
+UNSAVED = (
+    "a traced network holds a program of JAX's, which can't be pickled: save params, "
+    "and trace the network again where they are restored."
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,15 +63,16 @@ class TracedNetwork(Described):
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     parameters: tuple[Parameter, ...]
 
+    def __repr__(self) -> str:
+        return f"<TracedNetwork of {len(self.parameters)} parameters; see summary()>"
+
+    def __reduce__(self) -> NoReturn:
+        raise pickle.PicklingError(UNSAVED)
+
     def check(self, params: Params, constants: Any = None) -> None:
         """Raises a ValueError where ``params`` or ``constants`` are not its own."""
         check_leaves(self, params)
-        given = _listed(_shapes(constants))
-        if given != _listed(self.constants):
-            raise ValueError(
-                f"constants are {given}, but the network was traced with "
-                f"{_listed(self.constants)}. Pass `constants=` as trace_network got it."
-            )
+        check_constants(constants, self.constants)
 
     def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
         """phi_p, a scalar."""
@@ -148,8 +157,8 @@ def trace_network(
       Neyshabur et al., `Path-Normalized Optimization of Recurrent Neural Networks with
       ReLU Activations <https://arxiv.org/abs/1605.07154>`_, 2016, for shared weights.
     """
-    _check_params(params)
-    params, x, constants = map(_shapes, (params, x, constants))
+    check_params(params)
+    params, x, constants = map(shapes, (params, x, constants))
     jaxpr = _trace(apply_fn, params, x, constants)
     inputs = tuple(jax.tree.leaves(_examples(x, 1)))
     uses, on_path = _uses(jaxpr, params, inputs, constants)
@@ -167,14 +176,6 @@ def trace_network(
     return TracedNetwork(
         jaxpr, jax.tree.structure(params), constants, inputs, parameters
     )
-
-
-def _shapes(tree: Any) -> Any:
-    def shape(x: Any) -> jax.ShapeDtypeStruct:
-        dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
-        return jax.ShapeDtypeStruct(jnp.shape(x), dtype)
-
-    return jax.tree.map(shape, tree)
 
 
 def _examples(x: Any, count: int) -> Any:
@@ -204,21 +205,6 @@ def _check_batch(
     check_examples(small, large, data, batch)
 
 
-def _check_params(params: Params) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
-        raise ValueError(
-            "params have no leaves: pass the tree of the network's weights."
-        )
-    for path, leaf in leaves:
-        dtype = getattr(leaf, "dtype", type(leaf))
-        if not jnp.issubdtype(dtype, jnp.floating) or isinstance(leaf, float):
-            raise ValueError(
-                f"{leaf_name(path)} is {dtype}, not a floating array. Pass what isn't "
-                "trained as `constants`."
-            )
-
-
 def _trace(
     apply_fn: Callable[..., Any], params: Params, x: Any, constants: Any
 ) -> ClosedJaxpr:
@@ -227,7 +213,7 @@ def _trace(
     batches = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if len(batches) != 1 or () in batches:
         raise ValueError(
-            f"x must have one leading batch axis, but is {_listed(x)}. "
+            f"x must have one leading batch axis, but is {listed(x)}. "
             "Pass a batch of examples: x[None] for one."
         )
     one = _examples(x, 1)
@@ -236,19 +222,13 @@ def _trace(
         jaxpr, output = jax.make_jaxpr(apply_fn, return_shape=True)(params, one, *rest)
     except Exception as error:
         raise ValueError(
-            f"apply_fn fails on these params and x, {_listed(x)}, or on a "
+            f"apply_fn fails on these params and x, {listed(x)}, or on a "
             f"batch of one example of x, with {type(error).__name__}: {error} "
             "(Networks are traced as they are evaluated: train=False, "
             "use_running_average=True, deterministic=True.)"
         ) from error
     _check_outputs(outputs, output, *batches)
     return jaxpr
-
-
-def _listed(tree: Any) -> str:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    listed = [f"{leaf_name(path)}: {x.dtype}{x.shape}" for path, x in leaves]
-    return ", ".join(listed) or "none"
 
 
 def _check_outputs(outputs: Any, output: Any, batch: tuple[int]) -> None:

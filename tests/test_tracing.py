@@ -230,7 +230,7 @@ def test_wrong_constants_and_params_are_refused():
     params, statistics = jax.tree.map(jnp.float32, (params, statistics))
     network = pathsgd.trace_linen(model, {"params": params, **statistics}, ones(3))
     with pytest.raises(
-        ValueError, match=r"constants are none, but .*mean.*Pass `const"
+        ValueError, match=r"constants are not .*mean.* is missing.*Pass `const"
     ):
         pathsgd.path_norm(network, params)
     with pytest.raises(ValueError, match=r"constants are .*traced with"):
@@ -547,7 +547,7 @@ def test_errors_teach(message):
         ),
         ("have no leaves", {}, networks.spec(4, 3)),
         (
-            "single leaf is int32, not a fl",
+            "single leaf is int32, not floating",
             networks.spec(3, 2, dtype=jnp.int32),
             networks.spec(4, 3),
         ),
