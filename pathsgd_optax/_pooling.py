@@ -15,18 +15,26 @@ from pathsgd_optax._reasons import CLIPPED, NONLINEAR, ORDER, PRODUCT, UNKNOWN
 from pathsgd_optax._values import Context, NoPathError, Operand, Refused, Value
 
 
+SIDES = {"max": 1, "min": -1}
+"""The side of 0 that is chosen."""
+
 Total = Callable[..., jax.Array]
 """``total(x, **params)``: the sum of what a primitive with these parameters pools."""
 
 
-def _pooled(context: Context, x: Value, total: Callable[..., jax.Array]) -> Value:
+def _pooled(
+    context: Context, x: Value, total: Callable[..., jax.Array], side: int = 0
+) -> Value:
     if x.is_weight:
         raise NoPathError(NONLINEAR)
+    if side:
+        x = context.unmasked(x, side)
     return Value(None, context.linear(total, context.mass(x)), leaves=x.leaves)
 
 
-def _pooling(total: Total, context: Context, x: Value) -> list[Operand]:
-    return [_pooled(context, x, functools.partial(total, **context.params))]
+def _pooling(side: int, total: Total, context: Context, x: Value) -> list[Operand]:
+    """The sum of what is pooled; ``side`` is 1 for maxima and -1 for minima."""
+    return [_pooled(context, x, functools.partial(total, **context.params), side)]
 
 
 def _total(x: jax.Array, axes: Sequence[int], **_: Any) -> jax.Array:
@@ -86,10 +94,11 @@ def _reduced(total: Total, context: Context, *operands: Value) -> list[Operand]:
     match _operation(context.params["jaxpr"]):
         case "add" if start.zero:
             return [context.map(summed, context.settle(x))]
-        case "max" | "min" if start.zero or start.is_infinite:
-            return [_pooled(context, x, summed)]
-        case "max" | "min":
-            raise NoPathError(CLIPPED)
+        case "max" | "min" as name:
+            side = SIDES[name]
+            if not (start.zero or start.is_mask(side)):
+                raise NoPathError(CLIPPED)
+            return [_pooled(context, x, summed, side)]
         case "mul":
             raise NoPathError(PRODUCT)
     raise NoPathError(UNKNOWN)
@@ -118,14 +127,20 @@ def _any_window_total(
 # The table.
 
 
+TOTALS: dict[str, Total] = {
+    "reduce_": _total,
+    "reduce_window_": _window_total,
+    "cum": lax.cumsum,
+}
+"""How poolings of several kinds sum."""
+
 RULES = rules(
     [
-        (functools.partial(_pooling, _total), "reduce_max reduce_min"),
-        (
-            functools.partial(_pooling, _window_total),
-            "reduce_window_max reduce_window_min",
+        *(
+            (functools.partial(_pooling, side, total), f"{kind}{name}")
+            for name, side in SIDES.items()
+            for kind, total in TOTALS.items()
         ),
-        (functools.partial(_pooling, lax.cumsum), "cummax cummin"),
         (_sorted, "sort"),
         (functools.partial(_largest, "axis"), "top_k"),
         (functools.partial(_largest, "reduction_dimension"), "approx_top_k"),

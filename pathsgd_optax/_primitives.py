@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
@@ -15,20 +15,17 @@ from pathsgd_optax._mass import Mass
 from pathsgd_optax._operands import all_leaves, constants_of, note, rules
 from pathsgd_optax._program import once
 from pathsgd_optax._reasons import (
-    CLIPPED,
-    COMPARISON,
     COMPLEX,
     DIVISION,
     DIVISOR,
     INTEGERS,
     NONLINEAR,
-    PADDED,
     POWER,
     PRODUCT,
     ROUNDED,
     STATISTICS,
 )
-from pathsgd_optax._values import Comparison, Context, NoPathError, Operand, Value
+from pathsgd_optax._values import Context, NoPathError, Operand, Value, edges
 
 
 # Linear operations of one operand.
@@ -38,9 +35,7 @@ def _identity(context: Context, *operands: Value) -> list[Operand]:
     return list(operands)
 
 
-def _converted(context: Context, x: Value | Comparison) -> list[Operand]:
-    if isinstance(x, Comparison):
-        return [x]
+def _converted(context: Context, x: Value) -> list[Operand]:
     dtype = context.params["new_dtype"]
     if not jnp.issubdtype(dtype, jnp.floating):
         is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
@@ -50,27 +45,34 @@ def _converted(context: Context, x: Value | Comparison) -> list[Operand]:
 
 def _moving(context: Context, x: Value, *rest: Value) -> list[Operand]:
     """Entries move, or repeat; ``rest`` tells where."""
-    constants = constants_of(rest)
+    results = _mapped(context, x, constants_of(rest))
+    if rest:
+        return [*results]
     return [
-        context.map(functools.partial(_nth_result, context, constants, k), x)
-        for k in range(len(context.eqn.outvars))
+        dataclasses.replace(result, ray=x.ray.moved(how_moved(context, k)))
+        for k, result in enumerate(results)
     ]
 
 
-def _nth_result(
-    context: Context, constants: Sequence[jax.Array], k: int, part: jax.Array
-) -> jax.Array:
-    return context.bind(part, *constants)[k]
+def how_moved(context: Context, k: int) -> Hashable:
+    """What tells where a primitive of one operand moves entries, in its k-th result."""
+    return context.eqn.primitive.name, k, str(context.params)
+
+
+def _mapped(
+    context: Context, x: Value, constants: Sequence[jax.Array] = ()
+) -> list[Value]:
+    """The results of a linear primitive, with coefficients 0 and 1."""
+
+    def nth_result(k: int, part: jax.Array) -> jax.Array:
+        return context.bind(part, *constants)[k]
+
+    results = range(len(context.eqn.outvars))
+    return [context.map(functools.partial(nth_result, k), x) for k in results]
 
 
 def _summing(context: Context, x: Value) -> list[Operand]:
-    return _moving(context, context.settle(x))
-
-
-def _pad(context: Context, x: Value, padding: Value) -> list[Operand]:
-    if not padding.zero:
-        raise NoPathError(PADDED)
-    return _moving(context, x, padding)
+    return [*_mapped(context, context.settle(x))]
 
 
 def _negated(context: Context, x: Value) -> list[Operand]:
@@ -79,80 +81,29 @@ def _negated(context: Context, x: Value) -> list[Operand]:
 
 def negative(x: Value) -> Value:
     """``-x``."""
-    number, sign = x.ray
     return dataclasses.replace(
         x,
         value=None if x.value is None else -x.value,
         offset=None if x.offset is None else -x.offset,
         uniform=None if x.uniform is None else -x.uniform,
-        ray=(number, -sign),
+        ray=x.ray.times(-1),
     )
-
-
-# Positively homogeneous operations.
-
-
-def _absolute(context: Context, x: Value) -> list[Operand]:
-    value = None if x.is_data else context.bind(x.value)[0]
-    return [dataclasses.replace(context.settle(x), value=value)]
-
-
-def _extremum(
-    which: Callable[..., jax.Array], context: Context, x: Value, y: Value
-) -> list[Operand]:
-    """Of 0 and a value, a ReLU; of a value's multiples, leaky; of others, pooling."""
-    if not (x.is_data or y.is_data):
-        raise NoPathError(NONLINEAR)
-    if not all(z.zero or z.is_infinite for z in (x, y) if z.is_constant):
-        raise NoPathError(CLIPPED)
-    note(context, "bias", (x, y))
-    paths = [context.settle(z) for z in (x, y) if not z.is_constant]
-    combined = context.add
-    if x.is_data and y.is_multiple_of(x):
-        combined = functools.partial(_of_multiples, which, context)
-    mass = functools.reduce(combined, (z.mass for z in paths))
-    return [context.shaped(Value(None, mass, leaves=all_leaves(paths)))]
-
-
-def _of_multiples(
-    which: Callable[..., jax.Array], context: Context, x: Mass, y: Mass
-) -> Mass:
-    """Of the masses of a value's multiples those that are chosen."""
-    (one, other), _ = _mass.align(x, y)
-    chosen = lax.stop_gradient(which(one, other))
-    return context.linear(lambda a, b: jnp.where(chosen, a, b), x, y)
-
-
-def _clamp(context: Context, *operands: Value) -> list[Operand]:
-    raise NoPathError(CLIPPED)
-
-
-def _compare(above: bool, context: Context, x: Value, y: Value) -> list[Operand]:
-    if x.zero:
-        x, y, above = y, x, not above
-    if not y.zero:
-        raise NoPathError(COMPARISON)
-    if x.is_weight:
-        raise NoPathError(NONLINEAR)
-    return [Comparison(x, above == (x.ray[1] > 0))]
-
-
-def _select(context: Context, which: Operand, *cases: Value) -> list[Operand]:
-    """By a constant, a sum of parts; by the sign of a value, one of its multiples."""
-    if not isinstance(which, Comparison):
-        [constant] = constants_of([which])
-        return [merged(context, cases, functools.partial(context.bind, constant))]
-    if len(cases) != 2 or not all(x.is_multiple_of(which.operand) for x in cases):
-        raise NoPathError(COMPARISON)
-    other, chosen = cases if which.positive else cases[::-1]
-    return [context.settle(other if chosen.zero else chosen)]
 
 
 # Sums.
 
 
+def _select(context: Context, which: Value, *cases: Value) -> list[Operand]:
+    [constant] = constants_of([which])
+    return [merged(context, cases, functools.partial(context.bind, constant))]
+
+
 def _concatenate(context: Context, *operands: Value) -> list[Operand]:
     return [merged(context, operands, context.bind)]
+
+
+def _pad(context: Context, x: Value, padding: Value) -> list[Operand]:
+    return [merged(context, (x, padding), context.bind)]
 
 
 def _update_slice(
@@ -200,6 +151,10 @@ def _or(part: jax.Array | None, default: jax.Array) -> jax.Array:
 def _add(context: Context, x: Value, y: Value) -> list[Operand]:
     if y.is_data:
         x, y = y, x
+    if y.zero:
+        return [context.shaped(x)]
+    if x.is_data and y.is_data and x.ray.name == y.ray.name:
+        return [context.shaped(_of_one_ray(context, x, y))]
     offsets = [part for part in (x.pending, y.pending) if part is not None]
     if x.is_data and y.is_weight:
         context.uses.add("bias", y)
@@ -220,9 +175,15 @@ def _add(context: Context, x: Value, y: Value) -> list[Operand]:
     return [context.shaped(total)]
 
 
+def _of_one_ray(context: Context, x: Value, y: Value) -> Value:
+    """The sum of two multiples of one value."""
+    above, below = x.ray.above + y.ray.above, x.ray.below + y.ray.below
+    return context.bent(x if x.ray.slope else y, above, below)
+
+
 def _shifted(context: Context, x: Value, bias: Value) -> Value:
     """Data plus a weight that makes one edge with the constant added before."""
-    shift = bias.value if x.offset is None else bias.value + x.offset
+    shift = bias.value if x.offset is None else bias.value + edges(x.offset)
     mass = context.add(x.mass, context.edge(shift, carrier=bias.mass))
     return context.shaped(Value(None, mass, leaves=all_leaves((x, bias))))
 
@@ -255,7 +216,7 @@ def product(context: Context, x: Value, y: Value) -> Value:
         mass,
         None if x.offset is None or factor is None else x.offset * factor,
         all_leaves((x, y)),
-        ray=x.ray,
+        ray=x.ray.multiple() if y.uniform is None else x.ray.times(y.uniform),
     )
     return context.shaped(product)
 
@@ -265,7 +226,8 @@ def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
         raise NoPathError(DIVISION)
     if y.is_weight:
         raise NoPathError(DIVISOR)
-    return _multiply(context, x, Value(1 / y.value))
+    inverse = 1 / y.uniform if y.uniform else None
+    return _multiply(context, x, Value(1 / y.value, uniform=inverse))
 
 
 def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operand]:
@@ -342,26 +304,29 @@ def look_up(context: Context, table: Value) -> Value:
 # The table.
 
 
+IDENTITIES = (
+    "copy device_put name optimization_barrier reduce_precision sharding_constraint "
+    "stop_gradient"
+)
+"""The primitives that return their operands."""
+
+MOVING = (
+    "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze tile "
+    "transpose unstack"
+)
+"""The primitives that return entries of their operand."""
+
+MOVES = frozenset([*IDENTITIES.split(), "convert_element_type", *MOVING.split()])
+"""The primitives that leave a uniform array uniform."""
+
 RULES = rules(
     [
-        (
-            _identity,
-            "copy device_put name optimization_barrier reduce_precision "
-            "sharding_constraint stop_gradient",
-        ),
+        (_identity, IDENTITIES),
         (_converted, "convert_element_type"),
-        (
-            _moving,
-            "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze "
-            "tile transpose unstack",
-        ),
+        (_moving, MOVING),
         (_summing, "cumsum reduce_sum reduce_window_sum"),
         (_pad, "pad"),
         (_negated, "neg"),
-        (_absolute, "abs"),
-        (functools.partial(_extremum, jnp.greater_equal), "max"),
-        (functools.partial(_extremum, jnp.less_equal), "min"),
-        (_clamp, "clamp"),
         (_select, "select_n"),
         (_concatenate, "concatenate stack"),
         (_update_slice, "dynamic_update_slice"),
@@ -372,12 +337,5 @@ RULES = rules(
         (_contract, "conv_general_dilated dot_general ragged_dot_general"),
         (_power, "integer_pow square"),
         (_power_of, "pow"),
-        (functools.partial(_compare, True), "gt ge"),
-        (functools.partial(_compare, False), "lt le"),
     ]
 )
-
-MOVES = frozenset(
-    name for name, rule in RULES.items() if rule in (_identity, _converted, _moving)
-)
-"""The primitives that leave a uniform array uniform."""

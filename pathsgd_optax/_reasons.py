@@ -52,7 +52,6 @@ COMPARISON = (
 POWER = "it takes a power of a value that depends on the inputs. " + HOMOGENEOUS
 DIVISION = "it divides by a value that depends on the inputs. " + HOMOGENEOUS
 ROUNDED = "it makes integers of a value that depends on the inputs. " + HOMOGENEOUS
-PADDED = "it pads with something else than 0. " + HOMOGENEOUS
 ORDER = (
     "it uses the order of values that depend on the inputs. Use the sorted or largest "
     "values themselves, as jnp.sort and lax.top_k return them."

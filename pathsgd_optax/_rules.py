@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 
-from pathsgd_optax import _pooling, _primitives, _scatters, _solves
+from pathsgd_optax import _comparisons, _pooling, _primitives, _scatters, _solves
+from pathsgd_optax._comparisons import stepped
 from pathsgd_optax._operands import Rule, all_leaves, note
 from pathsgd_optax._primitives import MOVES, look_up
+from pathsgd_optax._rays import Step
 from pathsgd_optax._reasons import (
-    COMPARISON,
     INTEGERS,
     NONLINEAR,
     RANDOM,
@@ -23,7 +24,6 @@ from pathsgd_optax._reasons import (
     UNKNOWN,
 )
 from pathsgd_optax._values import (
-    Comparison,
     Context,
     Indices,
     NoPathError,
@@ -34,6 +34,7 @@ from pathsgd_optax._values import (
 
 RULES: dict[str, Rule] = {
     **_primitives.RULES,
+    **_comparisons.RULES,
     **_pooling.RULES,
     **_scatters.RULES,
     **_solves.RULES,
@@ -60,9 +61,6 @@ ROOTS = frozenset(["cbrt", "rsqrt", "sqrt"])
 
 SMALL = 2**12
 """The most entries of a constant that is computed when the network is traced."""
-
-BY_SIGN = frozenset(["convert_element_type", "select_n"])
-"""The primitives that know what to do with a comparison."""
 
 
 def register_path_rule(
@@ -116,8 +114,8 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
         raise NoPathError(RANDOM)
     if any(isinstance(x, Indices) for x in operands):
         return _with_indices(context, *operands)
-    if any(isinstance(x, Comparison) for x in operands) and name not in BY_SIGN:
-        raise NoPathError(COMPARISON)
+    if any(isinstance(x, Step) for x in operands):
+        return stepped(context, *operands)
     if all_constant(operands):
         return _constant(context, *operands)
     rule = RULES.get(name) or CUSTOM.get(name)

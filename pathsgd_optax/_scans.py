@@ -18,11 +18,12 @@ from jax.extend.core import Jaxpr, JaxprEqn
 
 from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass
+from pathsgd_optax._rays import Ray
 from pathsgd_optax._tape import Tape
 from pathsgd_optax._values import Context, Indices, NoPathError, Operand, Uses, Value
 
 
-CARRIED = (-1, 1)
+CARRIED = Ray(name="carried")
 """The ray of all that a scan carries, between two steps: a carry has one structure."""
 
 Body: TypeAlias = Callable[[Context, Sequence[Operand]], list[Operand]]
@@ -200,8 +201,11 @@ def _like(context: Context, x: Operand, other: Operand) -> Operand:
             "it carries integers or comparisons that depend on the inputs."
         )
     if x.is_constant and other.is_constant:
-        return Value(x.value, ray=CARRIED)
-    return Value(None, context.mass(x), None, x.leaves | other.leaves, ray=CARRIED)
+        floating = jnp.issubdtype(x.value.dtype, jnp.floating)
+        same = floating and x.uniform == other.uniform
+        return Value(x.value, uniform=x.uniform if same else None, ray=CARRIED)
+    mass, leaves = context.settle(x).mass, x.leaves | other.leaves
+    return Value(None, mass, leaves=leaves, ray=CARRIED)
 
 
 def _renamed(x: Operand) -> Operand:

@@ -60,17 +60,17 @@ def _multiplied(
 
 
 def _pooled(
-    context: Context, x: Value, indices: Value, updates: Value
+    side: int, context: Context, x: Value, indices: Value, updates: Value
 ) -> list[Operand]:
     """The largest of several values has the paths of all."""
     add = _at(lax.scatter_add, context, indices)
     operands = (x, updates)
     if not any(z.is_data for z in operands):
         raise NoPathError(NONLINEAR)
-    if not all(z.zero or z.is_infinite for z in operands if z.is_constant):
+    if not all(z.zero or z.is_mask(side) for z in operands if z.is_constant):
         raise NoPathError(CLIPPED)
     note(context, "bias", operands)
-    paths = [z for z in operands if not z.is_constant]
+    paths = [context.unmasked(z, side) for z in operands if not z.is_constant]
 
     def total(*masses: jax.Array) -> jax.Array:
         rest = iter(masses)
@@ -90,6 +90,7 @@ RULES = rules(
         (functools.partial(_scattered, lax.scatter_add), "scatter-add"),
         (_subtracted, "scatter-sub"),
         (_multiplied, "scatter-mul"),
-        (_pooled, "scatter-max scatter-min"),
+        (functools.partial(_pooled, 1), "scatter-max"),
+        (functools.partial(_pooled, -1), "scatter-min"),
     ]
 )

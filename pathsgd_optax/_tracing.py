@@ -330,7 +330,7 @@ def _run(
 ) -> Mass:
     """The masses of the paths to the outputs."""
     known = jax.tree.leaves(constants)
-    return context.mass(
+    return context.ends(
         _interpret(context, network.jaxpr, weights, network.inputs, known)
     )
 

@@ -11,8 +11,6 @@ multiplied, because what is added next may belong to the same edge: BatchNorm su
 
 import dataclasses
 import functools
-import itertools
-import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -24,15 +22,15 @@ from jax.extend.core import JaxprEqn
 
 from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass
+from pathsgd_optax._rays import Ray, Step
 from pathsgd_optax._tape import Pull, Tape
 
 
-_RAYS = itertools.count()
+MASK = 1e4
+"""The least size of a negative constant that keeps an entry from being the largest."""
 
-
-def new_ray() -> tuple[int, int]:
-    """The name of a value of no known multiples, and its sign among them."""
-    return next(_RAYS), 1
+NO_EDGE = 1e8
+"""The least size of a constant that marks an entry, wherever it is added."""
 
 
 @jax.tree_util.register_dataclass
@@ -47,7 +45,7 @@ class Value:
       leaves: the parameters that its paths run through, each with the number of times
         that one use of the array uses it.
       uniform: the number that all entries are known to be, if there is one.
-      ray: a name that it shares with its multiples, and its sign among them.
+      ray: what it is a multiple of.
     """
 
     value: Any  # jax.Array | None, as the others: rules know which they have got
@@ -57,19 +55,16 @@ class Value:
         default=frozenset(), metadata={"static": True}
     )
     uniform: float | None = dataclasses.field(default=None, metadata={"static": True})
-    ray: tuple[int, int] = dataclasses.field(
-        default_factory=new_ray, metadata={"static": True}
-    )
+    ray: Ray = dataclasses.field(default_factory=Ray, metadata={"static": True})
 
     @property
     def zero(self) -> bool:
         """Whether all entries are known to be 0."""
         return self.uniform == 0
 
-    @property
-    def is_infinite(self) -> bool:
-        """Whether all entries are known to be infinite, as where a maximum begins."""
-        return self.uniform is not None and math.isinf(self.uniform)
+    def is_mask(self, side: int) -> bool:
+        """Whether it is known to be below all data, or above if ``side`` is -1."""
+        return self.uniform is not None and side * self.uniform <= -MASK
 
     @property
     def is_data(self) -> bool:
@@ -95,31 +90,18 @@ class Value:
     def pending(self) -> jax.Array | None:
         """The constant part that has not become a mass."""
         if self.is_constant:
-            return None if self.zero or self.is_infinite else self.value
+            return None if self.zero else self.value
         return self.offset
-
-    def is_multiple_of(self, other: "Value") -> bool:
-        """Whether it is known to be ``other`` times something, entry by entry."""
-        return self.zero or self.ray[0] == other.ray[0]
 
     def renamed(self) -> "Value":
         """The same array, of no known multiples."""
-        return dataclasses.replace(self, ray=new_ray())
+        return dataclasses.replace(self, ray=Ray())
 
 
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Indices:
     """Integers that depend on the inputs: good only to look weights up."""
-
-
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True, eq=False)
-class Comparison:
-    """Where ``operand`` is positive, or negative."""
-
-    operand: Value
-    positive: bool
 
 
 @jax.tree_util.register_static
@@ -130,7 +112,7 @@ class Refused:
     reason: str
 
 
-Operand: TypeAlias = Value | Indices | Comparison | Refused
+Operand: TypeAlias = Value | Indices | Step | Refused
 
 
 class NoPathError(Exception):
@@ -266,10 +248,11 @@ class Context:
 
     def mass(self, x: Value) -> Mass:
         """The masses of all paths to ``x``, its constant part included."""
-        pending = x.pending
         if x.is_constant:
             return _mass.mass(x.value.astype(self.dtype), self.p)
-        return x.mass if pending is None else self.add(x.mass, self.edge(pending))
+        if x.offset is None:
+            return x.mass
+        return self.add(x.mass, self.edge(edges(x.offset)))
 
     def edge(self, weight: jax.Array, carrier: Mass | None = None) -> Mass:
         """The mass of an edge with this weight, and the slopes of ``carrier``."""
@@ -287,7 +270,38 @@ class Context:
 
     def settle(self, x: Value) -> Value:
         """``x`` with its constant part as paths."""
-        return dataclasses.replace(x, mass=self.mass(x), offset=None, uniform=None)
+        if x.is_constant:
+            return Value(None, self.edge(edges(x.value.astype(self.dtype))))
+        return dataclasses.replace(x, mass=self.mass(x), offset=None)
+
+    def unmasked(self, x: Value, side: int = 1, least: float = MASK) -> Value:
+        """``x`` as paths, but for entries that constants keep from being the largest.
+
+        From being the smallest, if ``side`` is -1.
+        """
+        if x.offset is None:
+            return x
+        masked = side * x.offset <= -least
+        mass = self.linear(lambda part: jnp.where(masked, 0, part), x.mass)
+        offset = jnp.where(masked, 0, x.offset)
+        return self.settle(dataclasses.replace(x, mass=mass, offset=offset))
+
+    def ends(self, x: Value) -> Mass:
+        """The masses of outputs, of which masked ones have none."""
+        return self.mass(self.unmasked(x, least=NO_EDGE))
+
+    def bent(self, x: Value, above: float, below: float) -> Value:
+        """What has these slopes on the ray of the data ``x``."""
+        x, ray = self.settle(x), x.ray.bent(above, below)
+        ratio = abs(ray.slope / (x.ray.slope or 1))
+        if ratio == 0:
+            mass = self.linear(jnp.zeros_like, x.mass)
+        elif ratio == 1:
+            mass = x.mass
+        else:
+            factor = jnp.asarray(ratio, self.dtype)
+            mass = self.multiply(x.mass, _mass.mass(factor, self.p))
+        return Value(None, mass, leaves=x.leaves, ray=ray)
 
     def map(self, function: Callable[[jax.Array], jax.Array], x: Value) -> Value:
         """Applies a linear function, with coefficients 0 and 1, to each part."""
@@ -296,16 +310,23 @@ class Context:
             value=None if x.value is None else function(x.value),
             offset=None if x.offset is None else function(x.offset),
             mass=None if x.mass is None else self.linear(function, x.mass),
-            ray=new_ray(),
+            ray=Ray(),
         )
 
     def shaped(self, x: Value) -> Value:
         """``x`` broadcast to the shape of the result."""
         if x.shape == self.out_shape and _shaped_alike(x):
             return x
-        return self.map(lambda part: jnp.broadcast_to(part, self.out_shape), x)
+        broadcast = self.map(lambda part: jnp.broadcast_to(part, self.out_shape), x)
+        ray = x.ray.moved(("broadcast", self.out_shape))
+        return dataclasses.replace(broadcast, ray=ray)
 
 
 def _shaped_alike(x: Value) -> bool:
     parts = [part for part in (x.value, x.offset) if part is not None]
     return all(part.shape == x.shape for part in parts)
+
+
+def edges(constant: jax.Array) -> jax.Array:
+    """The weights of the edges that an added constant makes."""
+    return jnp.where(jnp.abs(constant) >= NO_EDGE, 0, constant)
