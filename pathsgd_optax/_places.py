@@ -1,6 +1,7 @@
 """Where an operation stands: JAX's function, the modules, and the user's own line."""
 
 import functools
+import inspect
 import itertools
 import sys
 import sysconfig
@@ -55,7 +56,9 @@ def _public_name(frame: Any) -> str:
     name = frame.function_name
     if _file(frame).is_relative_to(_package("jax")):
         for prefix, module in FUNCTIONS.items():
-            if hasattr(module, name):
+            function: Any = getattr(module, name, None)
+            code = getattr(inspect.unwrap(function), "__code__", None)
+            if code is not None and code.co_filename == frame.file_name:
                 return f"{prefix}.{name}"
     return ""
 

@@ -20,8 +20,10 @@ STATISTICS = (
     "others have none: BatchNorm in their place has paths."
 )
 RANDOM = (
-    "it draws random numbers: dropout is active. Trace the network without it: "
-    "deterministic=True or train=False, or model.eval() in nnx."
+    "it uses random numbers as noise does: dropout is active. Trace the network "
+    "without it: deterministic=True or train=False, or model.eval() in nnx. What is "
+    "drawn once for all, such as fixed features or masks, draw outside, and close over "
+    "it."
 )
 INTEGERS = (
     "the inputs are integers, which may only look up the rows of an embedding: write "

@@ -14,11 +14,11 @@ from pathsgd_optax import _comparisons, _pooling, _primitives, _scatters, _solve
 from pathsgd_optax._comparisons import stepped
 from pathsgd_optax._operands import Rule, all_leaves, note
 from pathsgd_optax._primitives import MOVES, look_up
+from pathsgd_optax._randomness import DRAWS, check_randomness, randomness
 from pathsgd_optax._rays import Step
 from pathsgd_optax._reasons import (
     INTEGERS,
     NONLINEAR,
-    RANDOM,
     ROOT,
     SPECTRUM,
     UNKNOWN,
@@ -52,9 +52,6 @@ CONTROL_FLOW = frozenset(["cond", "scan", "while"])
 
 CUSTOM: dict[str, Rule] = {}
 """The rules of `register_path_rule`, by the names of their primitives."""
-
-RANDOM_DRAWS = ("random_bits", "threefry", "rng_")
-"""How the names of primitives begin that draw random numbers."""
 
 ROOTS = frozenset(["cbrt", "rsqrt", "sqrt"])
 """The primitives by which a weight is normalised."""
@@ -99,7 +96,7 @@ def register_path_rule(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (5).
     """
     name = primitive.name
-    if name in {*RULES, *CALLS, *CONTROL_FLOW} or name.startswith(RANDOM_DRAWS):
+    if name in {*RULES, *CALLS, *CONTROL_FLOW} or name.startswith(DRAWS):
         raise ValueError(
             f"the primitive {name} has a path rule of the package's, and another one "
             "would change networks that others trace. Define a primitive of your own."
@@ -110,8 +107,8 @@ def register_path_rule(
 def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     """The results of an equation."""
     name = context.eqn.primitive.name
-    if name.startswith(RANDOM_DRAWS):
-        raise NoPathError(RANDOM)
+    if not all_constant(operands):
+        check_randomness(context, operands)
     if any(isinstance(x, Indices) for x in operands):
         return _with_indices(context, *operands)
     if any(isinstance(x, Step) for x in operands):
@@ -165,7 +162,13 @@ def _uniform(array: np.ndarray | jax.Array) -> float | None:
 
 
 def _constant(context: Context, *operands: Any) -> list[Operand]:
-    """Computed at once, if all is known and small: it may decide on the paths."""
+    random = randomness(context, operands)
+    results = _computed(context, *operands)
+    return [dataclasses.replace(result, random=random) for result in results]
+
+
+def _computed(context: Context, *operands: Any) -> list[Value]:
+    """Constants, at once, if all is known and small: they may decide on the paths."""
     eqn, arrays = context.eqn, [x.value for x in operands]
     small = all(v.aval.size <= SMALL for v in eqn.outvars)
     if small and not eqn.effects and not any(map(is_traced, arrays)):

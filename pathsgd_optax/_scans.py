@@ -203,7 +203,12 @@ def _like(context: Context, x: Operand, other: Operand) -> Operand:
     if x.is_constant and other.is_constant:
         floating = jnp.issubdtype(x.value.dtype, jnp.floating)
         same = floating and x.uniform == other.uniform
-        return Value(x.value, uniform=x.uniform if same else None, ray=CARRIED)
+        return Value(
+            x.value,
+            uniform=x.uniform if same else None,
+            ray=CARRIED,
+            random=max(x.random, other.random),
+        )
     mass, leaves = context.settle(x).mass, x.leaves | other.leaves
     return Value(None, mass, leaves=leaves, ray=CARRIED)
 

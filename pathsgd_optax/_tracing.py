@@ -26,6 +26,7 @@ from pathsgd_optax._network import (
     leaf_name,
     leaves_of,
 )
+from pathsgd_optax._randomness import check_draws
 from pathsgd_optax._rules import constant
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._tape import Tape
@@ -163,6 +164,14 @@ def trace_network(
     inputs = tuple(jax.tree.leaves(_examples(x, 1)))
     uses, on_path = _uses(jaxpr, params, inputs, constants)
     _check_batch(apply_fn, params, x, constants)
+
+    def of_two() -> Uses:
+        rest = () if constants is None else (constants,)
+        two = _examples(x, 2)
+        jaxpr = jax.make_jaxpr(apply_fn)(params, two, *rest)
+        return _uses(jaxpr, params, jax.tree.leaves(two), constants)[0]
+
+    check_draws(uses, of_two)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     parameters = tuple(
         Parameter(

@@ -10,6 +10,7 @@ multiplied, because what is added next may belong to the same edge: BatchNorm su
 """
 
 import dataclasses
+import enum
 import functools
 import operator
 from collections import defaultdict
@@ -33,6 +34,14 @@ NO_EDGE = 1e8
 """The least size of a constant that marks an entry, wherever it is added."""
 
 
+class Randomness(enum.IntEnum):
+    """What a constant is made of, among what is drawn when the program runs."""
+
+    NONE = 0
+    NUMBERS = 1
+    CHOICES = 2
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, eq=False)
 class Value:
@@ -46,6 +55,7 @@ class Value:
         that one use of the array uses it.
       uniform: the number that all entries are known to be, if there is one.
       ray: what it is a multiple of.
+      random: whether it is a constant that is made of random numbers.
     """
 
     value: Any  # jax.Array | None, as the others: rules know which they have got
@@ -56,6 +66,9 @@ class Value:
     )
     uniform: float | None = dataclasses.field(default=None, metadata={"static": True})
     ray: Ray = dataclasses.field(default_factory=Ray, metadata={"static": True})
+    random: Randomness = dataclasses.field(
+        default=Randomness.NONE, metadata={"static": True}
+    )
 
     @property
     def zero(self) -> bool:
@@ -120,11 +133,12 @@ class NoPathError(Exception):
 
 
 class Uses:
-    """How often, and as what, each parameter joins the data."""
+    """How often, and as what, each parameter joins the data, and what is drawn."""
 
     def __init__(self) -> None:
         self.times: dict[int, int] = defaultdict(int)
         self.roles: dict[int, set[str]] = defaultdict(set)
+        self.draws: list[tuple[JaxprEqn, ...]] = []
 
     def add(self, role: str, value: Value) -> None:
         """Notes the use of a weight."""
@@ -137,6 +151,7 @@ class Uses:
         for leaf, times in other.times.items():
             self.times[leaf] += times
             self.roles[leaf] |= other.roles[leaf]
+        self.draws += other.draws
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,7 +26,7 @@ def refusal(function):
         (jax.nn.gelu, "integer_pow of jax.nn.gelu"),
         (jax.nn.silu, "logistic of jax.nn.silu"),
         (jax.nn.softmax, "exp of jax.nn.softmax"),
-        (lambda x: jax.jit(jax.nn.softplus)(x), "ne of jax.nn.softplus"),
+        (lambda x: jax.jit(jax.nn.softplus)(x), r"\w+ of jax.nn.softplus"),
         (lambda x: x / jnp.linalg.norm(x), "mul of jnp.linalg.norm"),
         (lambda x: jnp.fft.fft(x).real, "convert_element_type of jnp.fft.fft"),
         (jnp.tanh, "tanh"),

@@ -468,9 +468,9 @@ ERRORS = {
     "BatchNorm_0.* squares .*Run BatchNorm on its running averages": (
         lambda x: nn.BatchNorm(False, name="BatchNorm_0")(x)
     ),
-    "random_bits .*dropout is active": lambda x: nn.Dropout(0.5, deterministic=False)(
-        x
-    ),
+    "select_n in .*Dropout_0 .*dropout is active": lambda x: nn.Dropout(
+        0.5, deterministic=False
+    )(x),
     "select_n .*computes with a comparison": lambda x: jnp.where(x > 0, x, x + 1),
     "select_n .*as gates do": lambda x: jnp.where(x > 0, x, x[:, ::-1]),
     "select_n .*gates": lambda x: lax.scan(
