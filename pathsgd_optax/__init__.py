@@ -34,13 +34,17 @@ from pathsgd_optax._rescaling import (
     unbalance as unbalance,
 )
 from pathsgd_optax._rules import register_path_rule as register_path_rule
-from pathsgd_optax._scaling import ScaleByPathNormState as ScaleByPathNormState
+from pathsgd_optax._states import (
+    PathConstantsState as PathConstantsState,
+    PreconditionByPathNormState as PreconditionByPathNormState,
+    ScaleByPathNormState as ScaleByPathNormState,
+    set_constants as set_constants,
+)
 from pathsgd_optax._tracing import (
     TracedNetwork as TracedNetwork,
     trace_network as trace_network,
 )
 from pathsgd_optax._transform import (
-    PreconditionByPathNormState as PreconditionByPathNormState,
     precondition_by_path_norm as precondition_by_path_norm,
     scale_by_path_norm as scale_by_path_norm,
 )
@@ -51,6 +55,7 @@ __version__ = version("pathsgd-optax")
 __all__ = [
     "LayeredNetwork",
     "Parameter",
+    "PathConstantsState",
     "PathNetwork",
     "PreconditionByPathNormState",
     "ScaleByPathNormState",
@@ -72,6 +77,7 @@ __all__ = [
     "register_path_rule",
     "rescale",
     "scale_by_path_norm",
+    "set_constants",
     "trace_linen",
     "trace_network",
     "trace_nnx",

@@ -1,13 +1,16 @@
 """Optimizers: each one chain of transformations."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import optax
 
 from pathsgd_optax._masks import Mask
 from pathsgd_optax._network import NO_PATH, PathNetwork
+from pathsgd_optax._precision import widely
 from pathsgd_optax._scaling import PathScaler
+from pathsgd_optax._states import check_state
 from pathsgd_optax._transform import precondition_by_path_norm, scale_by_path_norm
 from pathsgd_optax._types import Params, Scalar, check_learning_rate
 
@@ -88,7 +91,7 @@ def path_sgd(
     """
     check_learning_rate(learning_rate)
     labels = PathScaler(network, p, mask=mask).labels
-    return optax.chain(
+    return _optimizer(
         scale_by_path_norm(
             network,
             p,
@@ -173,7 +176,7 @@ def path_adagrad(
     check_learning_rate(learning_rate)
     labels = PathScaler(network, p, mask=mask).labels
     adagrad = optax.scale_by_rss(initial_accumulator_value, eps)
-    return optax.chain(
+    return _optimizer(
         precondition_by_path_norm(
             _masked(adagrad, labels, fallback),
             network,
@@ -263,7 +266,7 @@ def path_rmsprop(
     check_learning_rate(learning_rate)
     labels = PathScaler(network, p, mask=mask).labels
     rmsprop = optax.scale_by_rms(decay, eps)
-    return optax.chain(
+    return _optimizer(
         precondition_by_path_norm(
             _masked(rmsprop, labels, fallback),
             network,
@@ -358,7 +361,7 @@ def path_adam(
     check_learning_rate(learning_rate)
     labels = PathScaler(network, p, mask=mask).labels
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
-    return optax.chain(
+    return _optimizer(
         precondition_by_path_norm(
             _masked(adam, labels, fallback),
             network,
@@ -370,6 +373,25 @@ def path_adam(
         ),
         _descent(learning_rate, weight_decay, labels, fallback),
     )
+
+
+def _optimizer(
+    scaling: optax.GradientTransformationExtraArgs,
+    descent: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """Both in one, which rounds at the end."""
+    chained = optax.chain(scaling, descent)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        check_state(state, tuple)
+        return chained.update(updates, state, params, **extra_args)
+
+    return widely(optax.GradientTransformationExtraArgs(chained.init, update_fn))
 
 
 def _masked(

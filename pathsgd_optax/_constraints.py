@@ -9,11 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pathsgd_optax._network import PathNetwork
+from pathsgd_optax._network import PathNetwork, passing_on
+from pathsgd_optax._precision import rounded
 from pathsgd_optax._scaled import Scaled, log, scale_by_power_of_two
 from pathsgd_optax._scaling import PathScaler
+from pathsgd_optax._states import PathConstantsState, check_state
 from pathsgd_optax._types import Params, Scalar, check_non_negative, check_scalar
-from pathsgd_optax._updates import is_hidden, map_on_paths, path_metric
+from pathsgd_optax._updates import is_hidden, map_on_paths, scaled_path_metric
 
 
 def clip_by_path_metric(
@@ -42,8 +44,9 @@ def clip_by_path_metric(
       damping: tau, that of the optimizer; see :func:`scale_by_path_norm`.
 
     Returns:
-      The transformation, without state; its update needs ``params``, and ``constants``
-      if the network was traced with them.
+      The transformation; its update needs ``params``, and ``constants`` if the network
+      was traced with them. Its state, a :class:`PathConstantsState`, is empty but for
+      constants that :func:`set_constants` has set.
 
     Raises:
       ValueError: see :func:`scale_by_path_norm`.
@@ -70,14 +73,16 @@ def clip_by_path_metric(
     def change(
         updates: optax.Updates, network: PathNetwork, params: Params, constants: Any
     ) -> optax.Updates:
-        scaling = network.scaling(params, scaler.p, scaler.damping, constants)
-        roots = scaler.roots(network, params, scaling)
-        metric = path_metric(updates, roots)
-        largest = jnp.asarray(max_norm, metric.dtype)
-        factor = largest / jnp.maximum(metric, largest)
-        return map_on_paths(
-            lambda update, _: update * factor.astype(update.dtype), updates, roots
+        scaling = passing_on(
+            network.scaling(params, scaler.p, scaler.damping, constants)
         )
+        roots = scaler.roots(network, params, scaling)
+        factor = _shortening(scaled_path_metric(updates, roots), max_norm)
+
+        def clipped(update: jax.Array, _: Any) -> jax.Array:
+            return (update.astype(factor.dtype) * factor).astype(update.dtype)
+
+        return map_on_paths(clipped, updates, roots)
 
     return _stateless(scaler, change)
 
@@ -104,8 +109,9 @@ def add_path_norm_penalty(
       p: order of the path norm, in [1, inf]; a Python number.
 
     Returns:
-      The transformation, without state; its update needs ``params``, and ``constants``
-      if the network was traced with them.
+      The transformation; its update needs ``params``, and ``constants`` if the network
+      was traced with them. Its state, a :class:`PathConstantsState`, is empty but for
+      constants that :func:`set_constants` has set.
 
     Raises:
       ValueError: if ``strength`` is negative; else see :func:`scale_by_path_norm`.
@@ -140,11 +146,20 @@ def add_path_norm_penalty(
             penalty = scale_by_power_of_two(
                 size * slope.astype(size.dtype), 2 * phi.exponent + exponent
             )
-            return (update.astype(size.dtype) + penalty).astype(update.dtype)
+            total = update.astype(size.dtype) + penalty
+            sound = jnp.isfinite(update) & jnp.isfinite(size)
+            return rounded(total, update.dtype, sound)
 
         return jax.tree.map(add, updates, slopes, is_leaf=is_hidden)
 
     return _stateless(scaler, change)
+
+
+def _shortening(metric: Scaled, max_norm: Scalar) -> jax.Array:
+    """What to multiply gradients by; nan if they are not finite."""
+    ratio = jnp.asarray(max_norm, metric.mantissa.dtype) / metric.mantissa
+    factor = jnp.minimum(scale_by_power_of_two(ratio, -metric.exponent), 1)
+    return jnp.where(jnp.isfinite(metric.mantissa), factor, jnp.nan)
 
 
 def _stateless(
@@ -153,20 +168,21 @@ def _stateless(
 ) -> optax.GradientTransformationExtraArgs:
     """``change`` as a transformation, whose arguments are checked first."""
 
-    def init_fn(params: Params) -> optax.EmptyState:
+    def init_fn(params: Params) -> PathConstantsState:
         scaler.check(params)
-        return optax.EmptyState()
+        return PathConstantsState()
 
     def update_fn(
         updates: optax.Updates,
-        state: optax.EmptyState,
+        state: PathConstantsState,
         params: Params | None = None,
         *,
         constants: Any = None,
         **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.EmptyState]:
+    ) -> tuple[optax.Updates, PathConstantsState]:
         del extra_args
-        network = scaler.checked(updates, params, constants)
+        check_state(state, PathConstantsState)
+        network, constants = scaler.checked(updates, state, params, constants)
         return change(updates, network, params, constants), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -17,6 +17,7 @@ from pathsgd_optax._scaled import (
     scale_by_power_of_two,
     scaled,
 )
+from pathsgd_optax._serialization import serializable
 from pathsgd_optax._types import KeyPath, Params, Scalar, check_norm_order, described
 
 
@@ -41,14 +42,25 @@ def root(factors: Factors) -> jax.Array:
 
 def vanishing(factor: jax.Array) -> jax.Array:
     """The factor, and 0 where no path runs."""
-    return jnp.where(factor < jnp.inf, factor, 0)
+    return jnp.where(factor == jnp.inf, 0, factor)
 
 
+@serializable
 class Scaling(NamedTuple):
     """What one forward and one backward pass find."""
 
     norm: Scaled  # phi_p, of shape ()
     roots: tuple[Factors, ...]  # no factors where a leaf can be on no path
+
+
+def passing_on(scaling: Scaling) -> Scaling:
+    """The scaling, but nan where weights are inf or nan, which no leaf is to hide."""
+    mantissa = scaling.norm.mantissa
+    sound = jnp.where(jnp.isfinite(mantissa), 1, jnp.nan).astype(mantissa.dtype)
+    roots = [
+        (f[0] * sound.astype(f[0].dtype), *f[1:]) if f else () for f in scaling.roots
+    ]
+    return scaling._replace(roots=tuple(roots))
 
 
 class Parameter(NamedTuple):

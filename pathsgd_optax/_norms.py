@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from pathsgd_optax import _scaled
 from pathsgd_optax._contract import contract
 from pathsgd_optax._layered import LayeredNetwork, check_layered
-from pathsgd_optax._network import Factors, PathNetwork, check_network, root
+from pathsgd_optax._network import Factors, PathNetwork, check_network, passing_on, root
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._types import Params, check_norm_order, path_dtype
 
@@ -139,7 +139,7 @@ def path_scaling(
     network.check(params, constants)
     leaves, treedef = jax.tree.flatten(params)
     scaling = network.scaling(params, check_norm_order(p), constants=constants)
-    gammas = map(_gamma, leaves, scaling.roots)
+    gammas = map(_gamma, leaves, passing_on(scaling).roots)
     return jax.tree.unflatten(treedef, gammas)
 
 

@@ -16,11 +16,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pathsgd_optax._serialization import serializable
+
 
 ZERO_EXPONENT = -(2**24)
 """The exponent of an all-zero array: below that of anything it is added to."""
 
 
+@serializable
 class Scaled(NamedTuple):
     """A non-negative array, held as ``mantissa * 2**exponent``."""
 

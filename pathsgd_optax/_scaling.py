@@ -7,7 +7,7 @@ rescaling changes, and so is the weight itself times it.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,9 +24,16 @@ from pathsgd_optax._network import (
     check_unmasked,
     is_masked,
     is_placeholder,
+    passing_on,
     spread,
 )
 from pathsgd_optax._scaled import log
+from pathsgd_optax._states import (
+    PathConstantsState,
+    ScaleByPathNormState,
+    check_known,
+    check_state,
+)
 from pathsgd_optax._types import (
     NO_PARAMS,
     Params,
@@ -42,36 +49,6 @@ from pathsgd_optax._updates import (
     multiply,
     path_metric,
 )
-
-
-class ScaleByPathNormState(NamedTuple):
-    """What a transformation knows of the paths; `optax.tree.get` reads it.
-
-    Attributes:
-      log_path_norm: log phi_p of the parameters when the scaling was last computed; 0
-        before the first update. float32, or float64 if a parameter is.
-      path_metric: the norm of the last gradients in the geometry of the paths,
-        sqrt(sum(g**2 / gamma)), likewise; None unless it is monitored.
-      age: how many updates have used the held scaling; None if none is held.
-      scaling: the held scaling.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> import pathsgd_optax as pathsgd
-      >>> params = {"Dense_0": {"kernel": jnp.array([[3.0]])},
-      ...           "Dense_1": {"kernel": jnp.array([[1.0, -2.0]])}}
-      >>> transformation = pathsgd.scale_by_path_norm(monitor=True)
-      >>> state = transformation.init(params)
-      >>> _, state = transformation.update(params, state, params)
-      >>> print(optax.tree.get(state, "path_metric"))  # sqrt(9 / 5 + 1 / 9 + 4 / 9)
-      1.534
-    """
-
-    log_path_norm: jax.Array  # shape=()
-    path_metric: jax.Array | None  # shape=()
-    age: jax.Array | None  # shape=(), dtype=int32
-    scaling: Scaling | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,12 +73,12 @@ class PathScaler:
     def init(self, params: Params) -> ScaleByPathNormState:
         """The state before the first step; raises where params aren't the network's."""
         self.check(params)
-        zero = jnp.zeros((), path_dtype(*jax.tree.leaves(params)))
-        metric = zero if self.monitor else None
+        dtype = path_dtype(*jax.tree.leaves(params))
+        state = ScaleByPathNormState(jnp.zeros((), dtype), jnp.zeros((), dtype))
         if self.update_every is None:
-            return ScaleByPathNormState(zero, metric, None, None)
-        nothing = self._nothing(params)
-        return ScaleByPathNormState(zero, metric, jnp.zeros((), jnp.int32), nothing)
+            return state
+        age, scaling = jnp.zeros((), jnp.int32), self._nothing(params)
+        return state._replace(age=age, scaling=scaling)
 
     def check(self, params: Params) -> None:
         """Raises a ValueError where params aren't the network's."""
@@ -117,27 +94,35 @@ class PathScaler:
         constants: Any,
     ) -> tuple[Roots, ScaleByPathNormState]:
         """The factors of this step, and the state after it."""
-        network = self.checked(updates, params, constants)
+        check_state(state, ScaleByPathNormState)
+        network, constants = self.checked(updates, state, params, constants)
 
         def compute() -> Scaling:
-            return network.scaling(params, self.p, self.damping, constants)
+            return passing_on(network.scaling(params, self.p, self.damping, constants))
 
         scaling, state = self._refreshed(state, compute)
         roots = self.roots(network, params, scaling)
-        metric = path_metric(updates, roots) if self.monitor else None
-        norm = log(scaling.norm)
+        norm, nothing = log(scaling.norm), jnp.zeros_like(state.path_metric)
+        metric = path_metric(updates, roots) if self.monitor else nothing
         return roots, state._replace(log_path_norm=norm, path_metric=metric)
 
     def checked(
-        self, updates: optax.Updates, params: Params | None, constants: Any
-    ) -> PathNetwork:
-        """The network; raises where the arguments of an update don't fit it."""
+        self,
+        updates: optax.Updates,
+        state: ScaleByPathNormState | PathConstantsState,
+        params: Params | None,
+        constants: Any,
+    ) -> tuple[PathNetwork, Any]:
+        """The network and its constants; raises where an update doesn't fit them."""
         if params is None:
             raise ValueError(NO_PARAMS)
         network = self.resolve(params)
+        if constants is None and network.constants is not None:
+            constants = state.constants
+            check_known(constants)
         network.check(params, constants)
         check_updates(updates, params)
-        return network
+        return network, constants
 
     def roots(self, network: PathNetwork, params: Params, scaling: Scaling) -> Roots:
         """The factors of the scaling where the mask has them."""

@@ -1,35 +1,20 @@
 """Gradient transformations that rescale by the paths through each weight."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import optax
 
 from pathsgd_optax._masks import Mask
 from pathsgd_optax._network import PathNetwork
-from pathsgd_optax._scaling import PathScaler, ScaleByPathNormState
+from pathsgd_optax._precision import widely
+from pathsgd_optax._scaling import PathScaler
+from pathsgd_optax._states import (
+    PreconditionByPathNormState,
+    ScaleByPathNormState,
+    check_state,
+)
 from pathsgd_optax._types import Params, Scalar, check_non_negative
 from pathsgd_optax._updates import after_gradients, divide, multiply
-
-
-class PreconditionByPathNormState(NamedTuple):
-    """The state of `precondition_by_path_norm`.
-
-    Attributes:
-      paths: what it knows of the paths.
-      inner_state: the state of the inner transformation.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import optax
-      >>> import pathsgd_optax as pathsgd
-      >>> params = {"Dense_0": {"kernel": jnp.array([[3.0]])}}
-      >>> state = pathsgd.precondition_by_path_norm(optax.trace(0.9)).init(params)
-      >>> state.inner_state.trace
-      {'Dense_0': {'kernel': Array([[0.]], dtype=float32)}}
-    """
-
-    paths: ScaleByPathNormState
-    inner_state: optax.OptState
 
 
 def scale_by_path_norm(
@@ -215,6 +200,7 @@ def precondition_by_path_norm(
         constants: Any = None,
         **extra_args: Any,
     ) -> tuple[optax.Updates, PreconditionByPathNormState]:
+        check_state(state, PreconditionByPathNormState)
         roots, paths = scaler.step(updates, state.paths, params, constants)
         gradients = updates
         updates, inner_state = inner.update(
@@ -226,4 +212,4 @@ def precondition_by_path_norm(
         updates = divide(updates, after_gradients(roots, gradients), 1)
         return updates, PreconditionByPathNormState(paths, inner_state)
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return widely(optax.GradientTransformationExtraArgs(init_fn, update_fn))

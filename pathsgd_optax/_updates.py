@@ -1,7 +1,7 @@
 """Trees of updates, divided by powers of the path scaling."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -16,7 +16,14 @@ from pathsgd_optax._network import (
     leaf_name,
     vanishing,
 )
+from pathsgd_optax._precision import rounded
 from pathsgd_optax._program import after
+from pathsgd_optax._scaled import (
+    Scaled,
+    exponent_of,
+    magnitude,
+    scale_by_power_of_two,
+)
 from pathsgd_optax._types import Params
 
 
@@ -28,7 +35,8 @@ def divide(updates: optax.Updates, roots: Roots, exponent: float) -> optax.Updat
     """``updates / gamma**(exponent / 2)``; what has no factors stays as it is."""
 
     def divided(update: jax.Array, factors: Factors) -> jax.Array:
-        return _quotient(update, factors, exponent).astype(update.dtype)
+        quotient = _quotient(update, factors, exponent)
+        return rounded(quotient, update.dtype, jnp.isfinite(update))
 
     return map_on_paths(divided, updates, roots)
 
@@ -57,14 +65,30 @@ def map_on_paths(
 
 def path_metric(updates: optax.Updates, roots: Roots) -> jax.Array:
     """``sqrt(sum(updates**2 / gamma))`` over what has factors."""
+    return _size([_quotient(*pair, 1) for pair in _on_paths(updates, roots)])
 
-    def square(update: Any, factors: Factors) -> jax.Array | None:
-        if is_hidden(update) or not factors:
-            return None
-        return sum_of_squares(_quotient(update, factors, 1))
 
-    squares = jax.tree.map(square, updates, roots, is_leaf=is_hidden)
-    return jnp.sqrt(jnp.sum(jnp.array(jax.tree.leaves(squares))))
+def scaled_path_metric(updates: optax.Updates, roots: Roots) -> Scaled:
+    """The path metric, whose square may be out of range; inf or nan as updates are."""
+    quotients = [
+        rounded(_quotient(update, factors, 1), factors[0].dtype, jnp.isfinite(update))
+        for update, factors in _on_paths(updates, roots)
+    ]
+    peaks = [jnp.max(magnitude(x), initial=0) for x in quotients]
+    exponent = exponent_of(jnp.max(jnp.array(peaks), initial=0))
+    scaled = [scale_by_power_of_two(x, -exponent) for x in quotients]
+    return Scaled(_size(scaled), exponent)
+
+
+def _on_paths(updates: optax.Updates, roots: Roots) -> list[tuple[jax.Array, Factors]]:
+    leaves = jax.tree.leaves(updates, is_leaf=is_hidden)
+    structure: Any = jax.tree.structure(updates, is_leaf=is_hidden)
+    pairs = zip(leaves, structure.flatten_up_to(roots), strict=True)
+    return [(leaf, f) for leaf, f in pairs if f and not is_hidden(leaf)]
+
+
+def _size(leaves: Sequence[jax.Array]) -> jax.Array:
+    return jnp.sqrt(jnp.sum(jnp.array([sum_of_squares(leaf) for leaf in leaves])))
 
 
 def after_gradients(roots: Roots, updates: optax.Updates) -> Roots:
