@@ -1,12 +1,19 @@
 """Short-cuts from a linen module, or an nnx model, to its network."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import linen, nnx
+from jax.tree_util import keystr
 
 from pathsgd_optax._tracing import TracedNetwork, trace_network
 from pathsgd_optax._types import Params
+
+
+OPTIONS = ("capture_intermediates", "method", "mutable", "rngs")
+"""The keyword arguments of ``module.apply`` that aren't the module's."""
 
 
 def trace_linen(
@@ -21,9 +28,13 @@ def trace_linen(
       module: the module, as made, not bound.
       variables: what ``module.init`` returns, or `jax.eval_shape` of it; with x64 or
         without, of any floating dtype.
-      x: a batch of examples, of any size.
-      *args: further arguments of the module.
-      **kwargs: likewise, such as ``train=False``, or ``method``.
+      x: a batch of examples, of any size; or a tree of several.
+      *args: further arguments of the module. Arrays with the batch axis of ``x`` are
+        inputs, too; others are fixed, as are flags, numbers and keys. (A batch of one
+        makes inputs of all arrays whose first axis is 1; trace with two examples where
+        one of them is fixed.)
+      **kwargs: likewise, such as ``train=False``; and those of ``module.apply``, such
+        as ``method``.
 
     Returns:
       The network of ``variables["params"]``.
@@ -47,11 +58,15 @@ def trace_linen(
       ['layers_1']['scale']   (5,)    scale   1
     """
     constants = {name: leaf for name, leaf in variables.items() if name != "params"}
+    options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
+    inputs, completed = _inputs(x, args, kwargs)
 
-    def apply_fn(params: Params, x: Any, constants: Any = None) -> Any:
-        return module.apply({"params": params, **(constants or {})}, x, *args, **kwargs)
+    def apply_fn(params: Params, inputs: Any, constants: Any = None) -> Any:
+        args, kwargs = completed(inputs)
+        collections = {"params": params, **(constants or {})}
+        return module.apply(collections, *args, **kwargs, **options)
 
-    return trace_network(apply_fn, variables["params"], x, constants or None)
+    return trace_network(apply_fn, variables["params"], inputs, constants or None)
 
 
 def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNetwork:
@@ -63,8 +78,11 @@ def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNet
 
     Args:
       model: the model; with parameters of any floating dtype.
-      x: a batch of examples, of any size.
-      *args: further arguments of the model.
+      x: a batch of examples, of any size; or a tree of several.
+      *args: further arguments of the model. Arrays with the batch axis of ``x`` are
+        inputs, too; others are fixed, as are flags, numbers and keys. (A batch of one
+        makes inputs of all arrays whose first axis is 1; trace with two examples where
+        one of them is fixed.)
       **kwargs: likewise.
 
     Returns:
@@ -93,13 +111,42 @@ def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNet
             "Make its weights nnx.Param."
         )
 
-    def apply_fn(params: Any, x: Any, constants: Any = None) -> jax.Array:
+    inputs, completed = _inputs(x, args, kwargs)
+
+    def apply_fn(params: Any, inputs: Any, constants: Any = None) -> jax.Array:
         averages = statistics if constants is None else constants
         # Variables of this trace, which the model may change in it.
         others = jax.tree.map(lambda leaf: leaf, (averages, rest))
         copy = nnx.merge(graph, params, *others)
         copy.eval()
-        return copy(x, *args, **kwargs)
+        args, kwargs = completed(inputs)
+        return copy(*args, **kwargs)
 
     constants = statistics if jax.tree.leaves(statistics) else None
-    return trace_network(apply_fn, params, x, constants)
+    return trace_network(apply_fn, params, inputs, constants)
+
+
+def _inputs(x: Any, args: Any, kwargs: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The inputs by their names, and what makes all arguments of them."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path((x, args, kwargs))
+    names = ("x", "args", "kwargs")
+    arguments = [(names[path[0].idx] + keystr(path[1:]), leaf) for path, leaf in leaves]
+    batches = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)} - {()}
+    inputs = {
+        name: leaf
+        for name, leaf in arguments
+        if name.startswith("x") or _shape(leaf)[:1] in batches
+    }
+
+    def completed(inputs: dict[str, Any]) -> Any:
+        filled = [inputs.get(name, leaf) for name, leaf in arguments]
+        x, args, kwargs = jax.tree.unflatten(treedef, filled)
+        return (x, *args), kwargs
+
+    return inputs, completed
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    """The shape of an array; keys, flags and numbers have none."""
+    is_key = jnp.issubdtype(getattr(leaf, "dtype", bool), jax.dtypes.prng_key)
+    return () if is_key else getattr(leaf, "shape", ())

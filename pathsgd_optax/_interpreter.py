@@ -7,11 +7,20 @@ from typing import Any
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from pathsgd_optax._inputs import given, is_given
 from pathsgd_optax._places import place
 from pathsgd_optax._reasons import CONTROL
-from pathsgd_optax._rules import CALLS, all_constant, apply_rule, constant, is_traced
+from pathsgd_optax._rules import CALLS, all_constant, apply_rule, constant
 from pathsgd_optax._scans import parted, scan
-from pathsgd_optax._values import Context, NoPathError, Operand, Refused, Value
+from pathsgd_optax._values import (
+    Context,
+    Inputs,
+    NoPathError,
+    Operand,
+    Refused,
+    Value,
+    is_traced,
+)
 
 
 MOST_STEPS = 100
@@ -98,6 +107,8 @@ def _call(
 
 def _conditional(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     """The branch that is taken."""
+    if isinstance(operands[0], Inputs) and all(map(is_given, operands)):
+        return given(context, *operands)
     branches = context.params["branches"]
     index = min(max(_known(operands[0]), 0), len(branches) - 1)
     return _call(context, branches[index], operands[1:])
@@ -111,6 +122,8 @@ def _loop(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     carry = list(operands[ends[1] :])
     for _ in range(MOST_STEPS):
         [going] = _call(context, params["cond_jaxpr"], [*first, *carry])
+        if isinstance(going, Inputs) and all(map(is_given, operands)):
+            return given(context, *operands)
         if not _known(going):
             return carry
         carry = _call(context, params["body_jaxpr"], [*second, *carry])

@@ -18,7 +18,6 @@ from pathsgd_optax._reasons import (
     COMPLEX,
     DIVISION,
     DIVISOR,
-    INTEGERS,
     NONLINEAR,
     POWER,
     PRODUCT,
@@ -280,25 +279,6 @@ def _raised(context: Context, x: Value, exponent: float | None) -> list[Operand]
         raise NoPathError(DIVISOR)
     factors = itertools.repeat(x, int(exponent))
     return [functools.reduce(functools.partial(product, context), factors)]
-
-
-# Look-ups.
-
-
-def look_up(context: Context, table: Value) -> Value:
-    """Rows that depend on the inputs: each is a weight of one of as many inputs."""
-    numbers = context.params["dimension_numbers"]
-    axes = numbers.start_index_map
-    if numbers.collapsed_slice_dims != axes or numbers.operand_batching_dims:
-        raise NoPathError(INTEGERS)
-    note(context, "weight", [table])
-
-    def looked_up(mass: jax.Array) -> jax.Array:
-        total = jnp.sum(mass, axes)
-        return lax.broadcast_in_dim(total, context.out_shape, numbers.offset_dims)
-
-    mass = context.linear(looked_up, context.mass(table))
-    return Value(None, mass, leaves=table.leaves)
 
 
 # The table.

@@ -26,8 +26,24 @@ RANDOM = (
     "it."
 )
 INTEGERS = (
-    "the inputs are integers, which may only look up the rows of an embedding: write "
-    "one_hot(x) @ table as table[x]. If each is an input unit, pass floating ones."
+    "it takes integers or comparisons of the inputs together with values on paths. "
+    "These may look up (table[x], take_along_axis) and choose (where); made floating, "
+    "they are input units. " + HOMOGENEOUS
+)
+WRITTEN = (
+    "the inputs say where it writes, as the edges of a graph do, so that every value "
+    "may go anywhere. Close over what says where, or pass it as `constants`: then it "
+    "is known, and each value has one place."
+)
+SCALED = (
+    "it multiplies a value on paths by a value made of the inputs, which has no bound; "
+    "only masks, of zeros and ones, let paths through: a comparison, or one_hot. What "
+    "is the same for all examples, close over, or pass as `constants`."
+)
+DIVIDED = (
+    "it divides a value on paths by one made of the inputs, as a mean over what a mask "
+    "leaves does. Trace the network with the division by a constant, such as the "
+    "length of the sequence."
 )
 NONLINEAR = (
     "a parameter enters it, and it isn't linear. Weights are products and sums of "

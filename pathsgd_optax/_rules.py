@@ -12,12 +12,13 @@ from jax.extend.core import Primitive
 
 from pathsgd_optax import _comparisons, _pooling, _primitives, _scatters, _solves
 from pathsgd_optax._comparisons import stepped
+from pathsgd_optax._inputs import IDENTITIES, entered, given, is_given
+from pathsgd_optax._lookups import LOOK_UPS
 from pathsgd_optax._operands import Rule, all_leaves, note
-from pathsgd_optax._primitives import MOVES, look_up
+from pathsgd_optax._primitives import MOVES
 from pathsgd_optax._randomness import DRAWS, check_randomness, randomness
 from pathsgd_optax._rays import Step
 from pathsgd_optax._reasons import (
-    INTEGERS,
     NONLINEAR,
     ROOT,
     SPECTRUM,
@@ -25,10 +26,11 @@ from pathsgd_optax._reasons import (
 )
 from pathsgd_optax._values import (
     Context,
-    Indices,
+    Inputs,
     NoPathError,
     Operand,
     Value,
+    is_traced,
 )
 
 
@@ -109,16 +111,21 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     name = context.eqn.primitive.name
     if not all_constant(operands):
         check_randomness(context, operands)
-    if any(isinstance(x, Indices) for x in operands):
-        return _with_indices(context, *operands)
-    if any(isinstance(x, Step) for x in operands):
-        return stepped(context, *operands)
     if all_constant(operands):
         return _constant(context, *operands)
-    rule = RULES.get(name) or CUSTOM.get(name)
+    if all(map(is_given, operands)):
+        return given(context, *operands)
+    if name in IDENTITIES:
+        return list(operands)
+    if any(isinstance(x, Step) for x in operands):
+        return stepped(context, *operands)
+    operands = entered(context, [_cast(context, x) for x in operands])
+    if any(isinstance(x, Inputs) for x in operands):
+        return LOOK_UPS[name](context, *operands)
+    rule: Rule | None = RULES.get(name) or CUSTOM.get(name)
     if rule is None:
         raise NoPathError(_unknown(name, operands))
-    return rule(context, *(_cast(context, x) for x in operands))
+    return rule(context, *operands)
 
 
 def _unknown(name: str, operands: Sequence[Operand]) -> str:
@@ -145,11 +152,6 @@ def constant(array: Any) -> Value:
         return Value(array)
     with jax.ensure_compile_time_eval():
         return Value(jnp.asarray(array), uniform=_uniform(array))
-
-
-def is_traced(array: Any) -> bool:
-    """Whether the numbers are known only when the program runs."""
-    return isinstance(array, jax.core.Tracer)
 
 
 def _uniform(array: np.ndarray | jax.Array) -> float | None:
@@ -185,16 +187,6 @@ def _cast(context: Context, x: Operand) -> Operand:
         if jnp.issubdtype(x.value.dtype, jnp.floating):
             return dataclasses.replace(x, value=x.value.astype(context.dtype))
     return x
-
-
-def _with_indices(context: Context, *operands: Operand) -> list[Operand]:
-    """What is computed with integers that depend on the inputs."""
-    floating = [jnp.issubdtype(v.aval.dtype, jnp.floating) for v in context.eqn.outvars]
-    if not any(floating):
-        return [Indices() for _ in floating]
-    if context.eqn.primitive.name != "gather" or not isinstance(operands[0], Value):
-        raise NoPathError(INTEGERS)
-    return [look_up(context, operands[0])]
 
 
 def _custom(

@@ -17,10 +17,18 @@ from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from pathsgd_optax import _mass
+from pathsgd_optax._inputs import is_binary, is_given, parts, units
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._rays import Ray
 from pathsgd_optax._tape import Tape
-from pathsgd_optax._values import Context, Indices, NoPathError, Operand, Uses, Value
+from pathsgd_optax._values import (
+    Context,
+    Inputs,
+    NoPathError,
+    Operand,
+    Uses,
+    Value,
+)
 
 
 CARRIED = Ray(name="carried")
@@ -193,14 +201,22 @@ def _structure(carry: list[Operand]) -> Any:
 
 
 def _like(context: Context, x: Operand, other: Operand) -> Operand:
-    """``x``, as data if ``other`` isn't a constant, so that a scan can carry both."""
-    if isinstance(x, Indices) and isinstance(other, Indices):
-        return x
+    """``x``, as what ``other`` is if that is more, so that a scan can carry both."""
+    if is_given(x) and is_given(other):
+        return _given_like(x, other)
+    if isinstance(x, Inputs) and isinstance(other, Value):
+        x = units(context, x, other)
+    if isinstance(other, Inputs) and isinstance(x, Value):
+        other = units(context, other, x)
     if not (isinstance(x, Value) and isinstance(other, Value)):
-        raise NoPathError(
-            "it carries integers or comparisons that depend on the inputs."
-        )
-    if x.is_constant and other.is_constant:
+        raise NoPathError("it carries a comparison, or an order, of values on paths.")
+    mass, leaves = context.settle(x).mass, x.leaves | other.leaves
+    return Value(None, mass, leaves=leaves, ray=CARRIED)
+
+
+def _given_like(x: Inputs | Value, other: Inputs | Value) -> Operand:
+    """``x``, as an array of which the inputs have a say in some entries."""
+    if isinstance(x, Value) and isinstance(other, Value):
         floating = jnp.issubdtype(x.value.dtype, jnp.floating)
         same = floating and x.uniform == other.uniform
         return Value(
@@ -209,8 +225,12 @@ def _like(context: Context, x: Operand, other: Operand) -> Operand:
             ray=CARRIED,
             random=max(x.random, other.random),
         )
-    mass, leaves = context.settle(x).mass, x.leaves | other.leaves
-    return Value(None, mass, leaves=leaves, ray=CARRIED)
+    binary = is_binary(x) and is_binary(other)
+    known = [z for z in (x, other) if z.value is not None]
+    if not known:
+        return Inputs(binary=binary)
+    [[free], [value]] = parts([x], [known[0].value])
+    return Inputs(jnp.asarray(free), jnp.asarray(value), binary)
 
 
 def _renamed(x: Operand) -> Operand:

@@ -26,12 +26,13 @@ from pathsgd_optax._network import (
     leaf_name,
     leaves_of,
 )
+from pathsgd_optax._outputs import check_ends, ends, output_names
 from pathsgd_optax._randomness import check_draws
 from pathsgd_optax._rules import constant
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._tape import Tape
 from pathsgd_optax._types import Params, Scalar, is_zero, path_dtype
-from pathsgd_optax._values import Context, Indices, Operand, Uses, Value
+from pathsgd_optax._values import Context, Inputs, Uses, Value
 
 
 UNSAVED = (
@@ -160,16 +161,16 @@ def trace_network(
     """
     check_params(params)
     params, x, constants = map(shapes, (params, x, constants))
-    jaxpr = _trace(apply_fn, params, x, constants)
+    jaxpr, names = _trace(apply_fn, params, x, constants)
     inputs = tuple(jax.tree.leaves(_examples(x, 1)))
-    uses, on_path = _uses(jaxpr, params, inputs, constants)
+    uses, on_path = _uses(jaxpr, names, params, inputs, constants)
     _check_batch(apply_fn, params, x, constants)
 
     def of_two() -> Uses:
         rest = () if constants is None else (constants,)
         two = _examples(x, 2)
         jaxpr = jax.make_jaxpr(apply_fn)(params, two, *rest)
-        return _uses(jaxpr, params, jax.tree.leaves(two), constants)[0]
+        return _uses(jaxpr, names, params, jax.tree.leaves(two), constants)[0]
 
     check_draws(uses, of_two)
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -216,8 +217,11 @@ def _check_batch(
 
 def _trace(
     apply_fn: Callable[..., Any], params: Params, x: Any, constants: Any
-) -> ClosedJaxpr:
-    """The jaxpr for one example, once the function is known to take a batch of them."""
+) -> tuple[ClosedJaxpr, list[str]]:
+    """The jaxpr for one example, and the names of the outputs.
+
+    The function is known to take a batch of examples then.
+    """
     rest = () if constants is None else (constants,)
     batches = {leaf.shape[:1] for leaf in jax.tree.leaves(x)}
     if len(batches) != 1 or () in batches:
@@ -236,30 +240,13 @@ def _trace(
             "(Networks are traced as they are evaluated: train=False, "
             "use_running_average=True, deterministic=True.)"
         ) from error
-    _check_outputs(outputs, output, *batches)
-    return jaxpr
-
-
-def _check_outputs(outputs: Any, output: Any, batch: tuple[int]) -> None:
-    """Raises unless there is one array of outputs, with a row for each example."""
-    leaves = jax.tree.leaves(outputs)
-    if len(leaves) != 1:
-        raise ValueError(
-            f"apply_fn returns {len(leaves)} arrays, but paths end in one: return the "
-            "outputs alone (without the updated batch_stats, carries or activations)."
-        )
-    if leaves[0].shape[:1] != batch or math.prod(leaves[0].shape) != math.prod(
-        (*batch, *jax.tree.leaves(output)[0].shape)
-    ):
-        raise ValueError(
-            f"apply_fn returns outputs of shape {leaves[0].shape} for a batch of "
-            f"{batch[0]}, not a row for each example. Give x a leading batch axis: "
-            "x[None] for one example."
-        )
+    [[batch]] = batches
+    return jaxpr, output_names(outputs, output, batch)
 
 
 def _uses(
     jaxpr: ClosedJaxpr,
+    names: Sequence[str],
     params: Params,
     inputs: Sequence[jax.ShapeDtypeStruct],
     constants: Any,
@@ -271,12 +258,9 @@ def _uses(
     def run(leaves: list[jax.Array], known: list[jax.Array]) -> None:
         context = dataclasses.replace(_context(leaves, 1.0, tape=None), uses=uses)
         weights = _weights(context, leaves)
-        output = _interpret(context, jaxpr, weights, inputs, known)
-        if not (isinstance(output, Value) and output.is_data):
-            raise ValueError(
-                "the outputs of apply_fn are not floating values that depend on x."
-            )
-        on_path.update(leaf for leaf, _ in output.leaves)
+        outputs = _interpret(context, jaxpr, weights, inputs, known)
+        check_ends(names, outputs)
+        on_path.update(leaf for output in outputs for leaf, _ in output.leaves)
 
     jax.eval_shape(run, jax.tree.leaves(params), jax.tree.leaves(constants))
     return uses, on_path
@@ -339,9 +323,8 @@ def _run(
 ) -> Mass:
     """The masses of the paths to the outputs."""
     known = jax.tree.leaves(constants)
-    return context.ends(
-        _interpret(context, network.jaxpr, weights, network.inputs, known)
-    )
+    outputs = _interpret(context, network.jaxpr, weights, network.inputs, known)
+    return ends(context, outputs)
 
 
 def _interpret(
@@ -352,15 +335,7 @@ def _interpret(
     constants: Sequence[jax.Array],
 ) -> Any:
     """The network's outputs, as path values."""
-    data = [_input(context, spec) for spec in inputs]
+    data = [Inputs(binary=spec.dtype == bool) for spec in inputs]
     first = map(constant, jaxpr.consts)
     last = map(constant, constants)
-    [output] = interpret(context, jaxpr.jaxpr, [*first, *weights, *data, *last])
-    return output
-
-
-def _input(context: Context, spec: jax.ShapeDtypeStruct) -> Operand:
-    """Input units are the sources of paths; integers tell which ones."""
-    if not jnp.issubdtype(spec.dtype, jnp.floating):
-        return Indices()
-    return Value(None, context.ones(spec.shape))
+    return interpret(context, jaxpr.jaxpr, [*first, *weights, *data, *last])

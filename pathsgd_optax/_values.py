@@ -111,10 +111,22 @@ class Value:
         return dataclasses.replace(self, ray=Ray())
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class Indices:
-    """Integers that depend on the inputs: good only to look weights up."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+    """An array that is made of the inputs and of constants alone.
+
+    Floating entries are input units. Integers look up, and say where.
+
+    Args:
+      free: where the inputs have a say; None for everywhere.
+      value: the array itself, where they have none; None if that is nowhere.
+      binary: whether all entries are known to be 0 or 1.
+    """
+
+    free: Any = None  # np.ndarray | jax.Array | None
+    value: Any = None  # jax.Array | None
+    binary: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 @jax.tree_util.register_static
@@ -125,7 +137,12 @@ class Refused:
     reason: str
 
 
-Operand: TypeAlias = Value | Indices | Step | Refused
+Operand: TypeAlias = Value | Inputs | Step | Refused
+
+
+def is_traced(array: Any) -> bool:
+    """Whether the numbers are known only when the program runs."""
+    return isinstance(array, jax.core.Tracer)
 
 
 class NoPathError(Exception):

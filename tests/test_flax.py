@@ -149,3 +149,110 @@ def test_nnx_recurrent_networks_are_traced(bidirectional):
     model = nnx.Bidirectional(*rnns) if bidirectional else rnns[0]
     network = pathsgd.trace_nnx(model, networks.spec(1, 4, 2))
     assert {parameter.uses for parameter in network.parameters} == {4}
+
+
+class Critic(nn.Module):
+    """The value of an action in a state."""
+
+    @nn.compact
+    def __call__(self, state, action, *, mask=None, train=False, scale=1.0):
+        """Returns the value."""
+        x = nn.Dense(4)(jnp.concatenate([state, action], -1)) * scale
+        x = nn.Dropout(0.5, deterministic=not train)(nn.relu(x))
+        x = x if mask is None else jnp.where(mask[:, None], x, 0)
+        return nn.Dense(1)(x)
+
+
+class NnxCritic(nnx.Module):
+    """The same in nnx."""
+
+    def __init__(self, rngs):
+        self.body = nnx.Linear(5, 4, rngs=rngs)
+        self.head = nnx.Linear(4, 1, rngs=rngs)
+
+    def __call__(self, state, action, *, mask=None, scale=1.0):
+        """Returns the value."""
+        x = self.body(jnp.concatenate([state, action], -1)) * scale
+        x = nnx.relu(x)
+        return self.head(x if mask is None else jnp.where(mask[:, None], x, 0))
+
+
+def critic(batch):
+    """A linen module, its variables, and a state with an action."""
+    x = jnp.ones((batch, 3)), jnp.ones((batch, 2))
+    return Critic(), Critic().init(jax.random.key(0), *x), x
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_all_arrays_with_a_batch_axis_are_inputs(batch):
+    model, variables, (state, action) = critic(batch)
+    params = variables["params"]
+    layered = pathsgd.layered_network(params)
+    network = pathsgd.trace_linen(model, variables, state, action)
+    scalings = [pathsgd.path_scaling(n, params) for n in (network, layered)]
+    chex.assert_trees_all_close(*scalings, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "count, kwargs",
+    [
+        (2, {}),
+        (3, {"mask": jnp.ones(4, bool)}),
+        (2, {"train": False, "scale": jnp.ones(())}),
+        (2, {"scale": jnp.ones((1, 4))}),
+        (2, {"rngs": {"dropout": jax.random.PRNGKey(0)}}),
+        (2, {"rngs": jax.random.split(jax.random.key(0), 4)[0]}),
+        (2, {"method": "__call__"}),
+    ],
+)
+def test_flags_and_keys_and_arrays_without_the_batch_axis_are_fixed(count, kwargs):
+    model, variables, (state, action) = critic(4)
+    for args, more in (((state, action), {}), ((state,), {"action": action})):
+        network = pathsgd.trace_linen(model, variables, *args, **more, **kwargs)
+        assert len(network.inputs) == count
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_all_arrays_with_a_batch_axis_are_inputs_of_nnx_models(batch):
+    model = NnxCritic(nnx.Rngs(0))
+    params = nnx.state(model, nnx.Param)
+    state, action = jnp.ones((batch, 3)), jnp.ones((batch, 2))
+    wanted = pathsgd.trace_network(
+        lambda params, x: nnx.merge(nnx.graphdef(model), params)(x[:, :3], x[:, 3:]),
+        params,
+        jnp.ones((batch, 5)),
+    )
+    for kwargs in ({}, {"mask": jnp.ones(batch, bool), "scale": jnp.ones(())}):
+        network = pathsgd.trace_nnx(model, state, action, **kwargs)
+        chex.assert_trees_all_close(
+            pathsgd.path_scaling(network, params), pathsgd.path_scaling(wanted, params)
+        )
+
+
+def test_arrays_without_the_batch_axis_are_fixed():
+    model, variables, (state, action) = critic(4)
+    params = variables["params"]
+    scale = jnp.float32([0, 1, 2, 3, 4, 5])[1:5]
+    found = pathsgd.trace_linen(model, variables, state, action, scale=scale[None])
+    scaled = jax.tree.map(lambda w: w, params)
+    scaled["Dense_0"] = jax.tree.map(
+        lambda w: w * jnp.broadcast_to(scale, w.shape), params["Dense_0"]
+    )
+    plain = pathsgd.trace_linen(model, variables, state, action)
+    np.testing.assert_allclose(
+        pathsgd.path_norm(found, params), pathsgd.path_norm(plain, scaled), rtol=1e-6
+    )
+
+
+def test_keys_are_no_inputs():
+    class Noisy(nn.Module):
+        @nn.compact
+        def __call__(self, x, key):
+            """Returns the outputs, whatever the key is."""
+            return nn.Dense(2)(x)
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    x = jnp.ones((4, 3))
+    variables = Noisy().init(jax.random.key(0), x, keys)
+    network = pathsgd.trace_linen(Noisy(), variables, x, keys)
+    assert len(network.inputs) == 1

@@ -177,9 +177,9 @@ def test_biases_beside_each_other_are_edges_of_their_own():
 
 
 def test_a_bias_and_the_constant_before_it_are_one_edge():
-    params = {"b": jnp.float32([3.0])}
+    params = {"b": jnp.float32([3.0]), "w": jnp.ones((1, 1))}
     phi, network = norm(
-        lambda params, x: (x - 1.0) * 2.0 + params["b"][None],
+        lambda params, x: (x @ params["w"] - 1.0) * 2.0 + params["b"][None],
         params,
         networks.spec(1, 1),
     )
