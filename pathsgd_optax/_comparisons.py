@@ -176,7 +176,8 @@ def _of_unknown_slope(
     chosen = context.settle(sides[k])
     if slopes[k] is not None:
         chosen = context.bent(chosen, slopes[k], slopes[k])
-    return dataclasses.replace(chosen, ray=Ray(others=frozenset([which.name])))
+    ray = Ray(others=frozenset([which.name]))
+    return Value(None, chosen.mass, leaves=chosen.leaves, ray=ray)
 
 
 def _switched(context: Context, x: Any, y: Any) -> Value:

@@ -13,7 +13,6 @@ from jax import lax
 from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._operands import all_leaves, constants_of, note, rules
-from pathsgd_optax._program import once
 from pathsgd_optax._reasons import (
     COMPLEX,
     DIVISION,
@@ -24,7 +23,7 @@ from pathsgd_optax._reasons import (
     ROUNDED,
     STATISTICS,
 )
-from pathsgd_optax._values import Context, NoPathError, Operand, Value, edges
+from pathsgd_optax._values import Context, NoPathError, Operand, Value
 
 
 # Linear operations of one operand.
@@ -44,11 +43,15 @@ def _converted(context: Context, x: Value) -> list[Operand]:
 
 def _moving(context: Context, x: Value, *rest: Value) -> list[Operand]:
     """Entries move, or repeat; ``rest`` tells where."""
-    results = _mapped(context, x, constants_of(rest))
+    constants = constants_of(rest)
+    results = [
+        functools.partial(_nth_result, context, constants, k)
+        for k in range(len(context.eqn.outvars))
+    ]
     if rest:
-        return [*results]
+        return [context.map(result, x) for result in results]
     return [
-        dataclasses.replace(result, ray=x.ray.moved(how_moved(context, k)))
+        context.moved(result, x, how_moved(context, k))
         for k, result in enumerate(results)
     ]
 
@@ -58,20 +61,14 @@ def how_moved(context: Context, k: int) -> Hashable:
     return context.eqn.primitive.name, k, str(context.params)
 
 
-def _mapped(
-    context: Context, x: Value, constants: Sequence[jax.Array] = ()
-) -> list[Value]:
-    """The results of a linear primitive, with coefficients 0 and 1."""
-
-    def nth_result(k: int, part: jax.Array) -> jax.Array:
-        return context.bind(part, *constants)[k]
-
-    results = range(len(context.eqn.outvars))
-    return [context.map(functools.partial(nth_result, k), x) for k in results]
+def _nth_result(
+    context: Context, constants: Sequence[jax.Array], k: int, part: jax.Array
+) -> jax.Array:
+    return context.bind(part, *constants)[k]
 
 
 def _summing(context: Context, x: Value) -> list[Operand]:
-    return [*_mapped(context, context.settle(x))]
+    return [context.map(lambda part: context.bind(part)[0], context.settle(x))]
 
 
 def _negated(context: Context, x: Value) -> list[Operand]:
@@ -86,10 +83,11 @@ def negative(x: Value) -> Value:
         offset=None if x.offset is None else -x.offset,
         uniform=None if x.uniform is None else -x.uniform,
         ray=x.ray.times(-1),
+        terms=tuple(map(negative, x.terms)),
     )
 
 
-# Sums.
+# Sums of parts.
 
 
 def _select(context: Context, which: Value, *cases: Value) -> list[Operand]:
@@ -147,50 +145,6 @@ def _or(part: jax.Array | None, default: jax.Array) -> jax.Array:
     return default if part is None else part
 
 
-def _add(context: Context, x: Value, y: Value) -> list[Operand]:
-    if y.is_data:
-        x, y = y, x
-    if y.zero:
-        return [context.shaped(x)]
-    if x.is_data and y.is_data and x.ray.name == y.ray.name:
-        return [context.shaped(_of_one_ray(context, x, y))]
-    offsets = [part for part in (x.pending, y.pending) if part is not None]
-    if x.is_data and y.is_weight:
-        context.uses.add("bias", y)
-        if offsets:
-            return [_shifted(context, x, y)]
-        y = dataclasses.replace(y, mass=_mass.ordered(y.mass))
-    masses = [z.mass for z in (x, y) if z.mass is not None]
-    added = context.add
-    if context.tape is not None and x.is_data and y.is_data:
-        added = functools.partial(context.linear, lambda a, b: once(a + b))
-    mass = functools.reduce(added, masses)
-    total = Value(
-        None if x.is_data else x.value + y.value,
-        mass,
-        functools.reduce(jnp.add, offsets) if offsets else None,
-        all_leaves((x, y)),
-    )
-    return [context.shaped(total)]
-
-
-def _of_one_ray(context: Context, x: Value, y: Value) -> Value:
-    """The sum of two multiples of one value."""
-    above, below = x.ray.above + y.ray.above, x.ray.below + y.ray.below
-    return context.bent(x if x.ray.slope else y, above, below)
-
-
-def _shifted(context: Context, x: Value, bias: Value) -> Value:
-    """Data plus a weight that makes one edge with the constant added before."""
-    shift = bias.value if x.offset is None else bias.value + edges(x.offset)
-    mass = context.add(x.mass, context.edge(shift, carrier=bias.mass))
-    return context.shaped(Value(None, mass, leaves=all_leaves((x, bias))))
-
-
-def _subtract(context: Context, x: Value, y: Value) -> list[Operand]:
-    return _add(context, x, negative(y))
-
-
 # Products.
 
 
@@ -210,14 +164,27 @@ def product(context: Context, x: Value, y: Value) -> Value:
     mass = context.multiply(x.mass, context.mass(y))
     if x.is_weight and y.is_weight and x.offset is not None:
         mass = context.add(mass, context.multiply(context.edge(x.offset), y.mass))
-    product = Value(
+    result = Value(
         None if x.is_data else x.value * y.value,
         mass,
         None if x.offset is None or factor is None else x.offset * factor,
         all_leaves((x, y)),
         ray=x.ray.multiple() if y.uniform is None else x.ray.times(y.uniform),
+        stem=_stem(x, y),
+        terms=tuple(product(context, term, y) for term in _terms(x, y)),
     )
-    return context.shaped(product)
+    return context.shaped(result)
+
+
+def _stem(x: Value, y: Value) -> Hashable:
+    """That of a product with a weight or a constant."""
+    if y.is_constant:
+        return x.stem if x.is_data else x.root
+    return y.root if x.is_data else None
+
+
+def _terms(x: Value, y: Value) -> tuple[Value, ...]:
+    return x.terms if x.is_weight and y.is_constant else ()
 
 
 def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
@@ -310,8 +277,6 @@ RULES = rules(
         (_select, "select_n"),
         (_concatenate, "concatenate stack"),
         (_update_slice, "dynamic_update_slice"),
-        (_add, "add add_any"),
-        (_subtract, "sub"),
         (_multiply, "mul"),
         (_divide, "div"),
         (_contract, "conv_general_dilated dot_general ragged_dot_general"),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 
-from pathsgd_optax import _comparisons, _pooling, _primitives, _scatters, _solves
+from pathsgd_optax import _comparisons, _pooling, _primitives, _scatters, _solves, _sums
 from pathsgd_optax._comparisons import stepped
 from pathsgd_optax._inputs import IDENTITIES, entered, given, is_given
 from pathsgd_optax._lookups import LOOK_UPS
@@ -37,6 +37,7 @@ from pathsgd_optax._values import (
 RULES: dict[str, Rule] = {
     **_primitives.RULES,
     **_comparisons.RULES,
+    **_sums.RULES,
     **_pooling.RULES,
     **_scatters.RULES,
     **_solves.RULES,

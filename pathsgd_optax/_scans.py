@@ -53,6 +53,7 @@ class Operands(NamedTuple):
 def scan(context: Context, body: Body, operands: Operands) -> list[Operand]:
     """The results of a scan with this body."""
     length = context.params["length"]
+    operands = Operands(*([*map(_alone, part)] for part in operands))
     operands = Operands(
         [_repeated(x, length) for x in operands.constants],
         operands.carry,
@@ -235,6 +236,10 @@ def _given_like(x: Inputs | Value, other: Inputs | Value) -> Operand:
 
 def _renamed(x: Operand) -> Operand:
     return x.renamed() if isinstance(x, Value) else x
+
+
+def _alone(x: Operand) -> Operand:
+    return dataclasses.replace(x, terms=()) if isinstance(x, Value) else x
 
 
 def _repeated(x: Operand, length: int) -> Operand:

@@ -115,8 +115,14 @@ def trace_network(
     positive side. A parameter that is used many times gets the sum over its uses. What
     is added is a path from a unit that is always 1, as a bias is; constants, such as
     BatchNorm's running averages, are fixed edges, and BatchNorm's shift
-    ``bias - mean * scale / std`` is one edge. (So it is for ``(x - mean) * s + bias``;
-    in ``x * s + (bias - mean * s)`` nothing tells the second ``s`` from other weights.)
+    ``bias - mean * scale / std`` is one edge, in whatever order it is computed. Sums
+    and maxima of multiples of one value are multiples of it: ``(x + abs(x)) / 2`` is a
+    ReLU.
+
+    Constants that mask entries are no edges: one of -1e4 or less keeps an entry, and
+    the paths to it, out of a maximum (one of 1e4 or more, out of a minimum); and one of
+    1e8 or more in size, or infinite, makes no edge wherever it is added. Outputs
+    with a constant of -1e8 or less added are masked, too.
 
     Args:
       apply_fn: ``apply_fn(params, x)``, or ``apply_fn(params, x, constants)``, which

@@ -14,7 +14,7 @@ import enum
 import functools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -56,6 +56,10 @@ class Value:
       uniform: the number that all entries are known to be, if there is one.
       ray: what it is a multiple of.
       random: whether it is a constant that is made of random numbers.
+      stem: what names the weight that it is a product of with constants, or, of data,
+        the one that it was multiplied by last.
+      terms: the weights that it is the sum of, or, of data, what weights were added to,
+        and these.
     """
 
     value: Any  # jax.Array | None, as the others: rules know which they have got
@@ -69,6 +73,8 @@ class Value:
     random: Randomness = dataclasses.field(
         default=Randomness.NONE, metadata={"static": True}
     )
+    stem: Hashable = dataclasses.field(default=None, metadata={"static": True})
+    terms: tuple["Value", ...] = ()
 
     @property
     def zero(self) -> bool:
@@ -105,6 +111,16 @@ class Value:
         if self.is_constant:
             return None if self.zero else self.value
         return self.offset
+
+    @property
+    def root(self) -> Hashable:
+        """The name that a weight shares with its products with constants."""
+        return self.ray.name if self.stem is None else self.stem
+
+    @property
+    def summands(self) -> tuple["Value", ...]:
+        """What it is the sum of."""
+        return self.terms or (self,)
 
     def renamed(self) -> "Value":
         """The same array, of no known multiples."""
@@ -343,15 +359,28 @@ class Context:
             offset=None if x.offset is None else function(x.offset),
             mass=None if x.mass is None else self.linear(function, x.mass),
             ray=Ray(),
+            stem=None,
+            terms=(),
+        )
+
+    def moved(
+        self, function: Callable[[jax.Array], jax.Array], x: Value, how: Hashable
+    ) -> Value:
+        """Moves entries, or repeats them; ``how`` names where to."""
+        terms = x.terms if x.is_weight else ()
+        return dataclasses.replace(
+            self.map(function, x),
+            ray=x.ray.moved(how),
+            stem=None if x.stem is None else (x.stem, how),
+            terms=tuple(self.moved(function, term, how) for term in terms),
         )
 
     def shaped(self, x: Value) -> Value:
         """``x`` broadcast to the shape of the result."""
         if x.shape == self.out_shape and _shaped_alike(x):
             return x
-        broadcast = self.map(lambda part: jnp.broadcast_to(part, self.out_shape), x)
-        ray = x.ray.moved(("broadcast", self.out_shape))
-        return dataclasses.replace(broadcast, ray=ray)
+        broadcast = functools.partial(jnp.broadcast_to, shape=self.out_shape)
+        return self.moved(broadcast, x, ("broadcast", self.out_shape))
 
 
 def _shaped_alike(x: Value) -> bool:
