@@ -24,6 +24,7 @@ def path_sgd(
     *,
     weight_decay: Scalar | None = None,
     damping: Scalar = 0.0,
+    relative_to_start: bool = False,
     update_every: int | None = None,
     mask: Mask | None = None,
     fallback: optax.GradientTransformation | None = None,
@@ -49,6 +50,8 @@ def path_sgd(
       weight_decay: decoupled weight decay: what is added to each update is this number
         times the weight, before the learning rate; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
+      relative_to_start: whether path scalings are relative to the path norm of the
+        first update; see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
       mask: which parameters are scaled by their paths; None for all. (It is not that
         of `optax.adamw`, which is for weight decay.)
@@ -96,6 +99,7 @@ def path_sgd(
             network,
             p,
             damping=damping,
+            relative_to_start=relative_to_start,
             update_every=update_every,
             mask=mask,
             monitor=monitor,
@@ -113,6 +117,7 @@ def path_adagrad(
     *,
     weight_decay: Scalar | None = None,
     damping: Scalar = 0.0,
+    relative_to_start: bool = False,
     update_every: int | None = None,
     mask: Mask | None = None,
     fallback: optax.GradientTransformation | None = None,
@@ -140,6 +145,8 @@ def path_adagrad(
       weight_decay: decoupled weight decay: what is added to each update is this number
         times the weight, before the learning rate; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
+      relative_to_start: whether path scalings are relative to the path norm of the
+        first update; see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
       mask: which parameters are scaled by their paths; None for all. (It is not that
         of `optax.adamw`, which is for weight decay.)
@@ -182,6 +189,7 @@ def path_adagrad(
             network,
             p,
             damping=damping,
+            relative_to_start=relative_to_start,
             update_every=update_every,
             mask=mask,
             monitor=monitor,
@@ -201,6 +209,7 @@ def path_rmsprop(
     *,
     weight_decay: Scalar | None = None,
     damping: Scalar = 0.0,
+    relative_to_start: bool = False,
     update_every: int | None = None,
     mask: Mask | None = None,
     fallback: optax.GradientTransformation | None = None,
@@ -230,6 +239,8 @@ def path_rmsprop(
       weight_decay: decoupled weight decay: what is added to each update is this number
         times the weight, before the learning rate; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
+      relative_to_start: whether path scalings are relative to the path norm of the
+        first update; see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
       mask: which parameters are scaled by their paths; None for all. (It is not that
         of `optax.adamw`, which is for weight decay.)
@@ -272,6 +283,7 @@ def path_rmsprop(
             network,
             p,
             damping=damping,
+            relative_to_start=relative_to_start,
             update_every=update_every,
             mask=mask,
             monitor=monitor,
@@ -292,6 +304,7 @@ def path_adam(
     *,
     weight_decay: Scalar | None = None,
     damping: Scalar = 0.0,
+    relative_to_start: bool = False,
     update_every: int | None = None,
     mask: Mask | None = None,
     fallback: optax.GradientTransformation | None = None,
@@ -325,6 +338,8 @@ def path_adam(
       weight_decay: decoupled weight decay: what is added to each update is this number
         times the weight, before the learning rate; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
+      relative_to_start: whether path scalings are relative to the path norm of the
+        first update; see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
       mask: which parameters are scaled by their paths; None for all. (It is not that
         of `optax.adamw`, which is for weight decay.)
@@ -367,6 +382,7 @@ def path_adam(
             network,
             p,
             damping=damping,
+            relative_to_start=relative_to_start,
             update_every=update_every,
             mask=mask,
             monitor=monitor,

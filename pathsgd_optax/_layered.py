@@ -25,6 +25,7 @@ from pathsgd_optax._network import (
     PathNetwork,
     Scaling,
     check_leaves,
+    resolved,
 )
 from pathsgd_optax._program import jit_apart
 from pathsgd_optax._scaled import (
@@ -107,13 +108,18 @@ class LayeredNetwork(Described):
         return [*itertools.chain(*layers), outputs]
 
     def scaling(
-        self, params: Params, p: float, damping: Scalar = 0.0, constants: Any = None
+        self,
+        params: Params,
+        p: float,
+        damping: Scalar = 0.0,
+        constants: Any = None,
+        unit: jax.Array | int = 0,
     ) -> Scaling:
-        """phi_p, and sqrt(gamma_p) of the leaves, damped."""
+        """phi_p, and sqrt(gamma_p) / 2**unit of the leaves, damped."""
         del constants
         leaves = jax.tree.leaves(params)
         tau = None if is_zero(damping) else jnp.asarray(damping, path_dtype(*leaves))
-        norm, stacks = _scaling(leaves, tau, network=self, p=p)
+        norm, stacks = _scaling(leaves, tau, jnp.int32(unit), network=self, p=p)
         factors: dict[int, Factors] = {}
         for segment, stack in zip(self.segments, stacks, strict=True):
             factors |= segment.each_leaf(stack)
@@ -341,6 +347,7 @@ def _parted(
 def _scaling(
     leaves: Sequence[jax.Array],
     damping: jax.Array | None,
+    unit: jax.Array,
     *,
     network: LayeredNetwork,
     p: float,
@@ -350,19 +357,25 @@ def _scaling(
         entering, leaving, outputs = _passes(network, leaves, p)
     else:
         entering, leaving, outputs = _damped_passes(network, leaves, p, damping)
-    return _total(outputs, p), [
-        list(map(_factors, *units)) for units in zip(entering, leaving, strict=True)
+    phi = _total(outputs, p)
+    unit = resolved(unit, phi)
+    return phi, [
+        [_factors(*pair, unit) for pair in zip(*units, strict=True)]
+        for units in zip(entering, leaving, strict=True)
     ]
 
 
-def _factors(unit_in: Scaled, unit_out: Scaled) -> tuple[Factors, Factors]:
-    """``unit_in * unit_out`` of the kernel, ``unit_out`` of the bias."""
+def _factors(
+    unit_in: Scaled, unit_out: Scaled, unit: jax.Array
+) -> tuple[Factors, Factors]:
+    """``unit_in * unit_out`` of the kernel, ``unit_out`` of the bias, in this unit."""
     dtype = unit_out.mantissa.dtype
     source, target = divisor(unit_in.mantissa), divisor(unit_out.mantissa)
-    low, high = powers_of_two(unit_out.exponent + unit_in.exponent, dtype)
+    leaving = unit_out.exponent - unit
+    low, high = powers_of_two(leaving + unit_in.exponent, dtype)
     kernel = (
         normal(source * low[..., None])[..., :, None],
         normal(target * high[..., None])[..., None, :],
     )
-    low, high = powers_of_two(unit_out.exponent, dtype)
+    low, high = powers_of_two(leaving, dtype)
     return kernel, (normal(target * low[..., None]), high[..., None])

@@ -247,14 +247,17 @@ def root(x: Mass, p: float) -> Scaled:
     return Scaled(lax.select(live, mantissa, jnp.zeros_like(mantissa)), exponent)
 
 
-def roots(masses: Sequence[Mass], p: float) -> list[tuple[jax.Array, jax.Array]]:
-    """Two positive factors each of ``x**(1/p)``, elementwise; inf for 0.
+def roots(
+    masses: Sequence[Mass], p: float, unit: jax.Array
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Two positive factors each of ``x**(1/p) / 2**unit``, elementwise; inf for 0.
 
     What is to be known of the exponents is computed for all masses at once.
     """
     dtype = masses[0].mantissa.dtype
     exponents = jnp.stack([x.exponent for x in masses])
     factors, exponents = _root_of_power(exponents, p, dtype)
+    exponents = exponents - unit
     half = exponents >> 1
     low, high = power_of_two(half, dtype), power_of_two(exponents - half, dtype)
     return [

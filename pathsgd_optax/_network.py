@@ -11,11 +11,11 @@ import optax
 
 from pathsgd_optax._scaled import (
     Scaled,
+    exponent_of,
     magnitude,
     norm,
     reciprocal,
     scale_by_power_of_two,
-    scaled,
 )
 from pathsgd_optax._serialization import serializable
 from pathsgd_optax._types import KeyPath, Params, Scalar, check_norm_order, described
@@ -61,6 +61,17 @@ def passing_on(scaling: Scaling) -> Scaling:
         (f[0] * sound.astype(f[0].dtype), *f[1:]) if f else () for f in scaling.roots
     ]
     return scaling._replace(roots=tuple(roots))
+
+
+UNIT_OF_NORM = -(2**30)
+"""In the place of the exponent of a unit: that of the path norm itself."""
+
+
+def resolved(unit: jax.Array, norm: Scaled) -> jax.Array:
+    """The exponent of the unit, next to that of the norm; 0 for a norm that is 0."""
+    own = norm.exponent + exponent_of(norm.mantissa)
+    own = jnp.where(norm.mantissa != 0, own, 0)
+    return jnp.where(unit == UNIT_OF_NORM, own, unit)
 
 
 class Parameter(NamedTuple):
@@ -119,8 +130,9 @@ class PathNetwork(Protocol):
         p: float,
         damping: Scalar = 0.0,
         constants: Any = None,
+        unit: jax.Array | int = 0,
     ) -> Scaling:
-        """phi_p, and sqrt(gamma_p) of the leaves.
+        """phi_p, and sqrt(gamma_p) / 2**unit of the leaves.
 
         With damping, every unit has paths that end in it: their norm is this number,
         whatever the norm of what enters the unit.
@@ -283,20 +295,19 @@ def path_shares(
     """The part of the path mass that runs through each of the leaves."""
     network.check(params, constants)
     leaves = leaves_of(network, params)
-    phi, roots = network.scaling(params, p, constants=constants)
+    phi, roots = network.scaling(params, p, constants=constants, unit=UNIT_OF_NORM)
+    unit = resolved(jnp.int32(UNIT_OF_NORM), phi)
+    inverse = reciprocal(scale_by_power_of_two(phi.mantissa, phi.exponent - unit))
     return [
-        _share(leaf, factors, phi, p) if factors else jnp.zeros(())
+        (_through(leaf, factors, p) * inverse) ** p if factors else jnp.zeros(())
         for leaf, factors in zip(leaves, roots, strict=True)
     ]
 
 
-def _share(leaf: jax.Array, factors: Factors, phi: Scaled, p: float) -> jax.Array:
-    """The part of the path mass that runs through a leaf."""
-    sizes = [magnitude(leaf.astype(phi.mantissa.dtype)), *map(vanishing, factors)]
-    mantissas, exponents = zip(*map(scaled, sizes), strict=True)
-    through = norm(jnp.ravel(functools.reduce(jnp.multiply, mantissas)), p, 0)
-    exponent = functools.reduce(jnp.add, exponents) - phi.exponent
-    return scale_by_power_of_two(through * reciprocal(phi.mantissa), exponent) ** p
+def _through(leaf: jax.Array, factors: Factors, p: float) -> jax.Array:
+    """The norm of the paths through a leaf, whose factors are relative to all paths."""
+    sizes = magnitude(leaf.astype(factors[0].dtype)) * root(factors)
+    return norm(jnp.ravel(sizes), p, 0)
 
 
 def leaf_name(path: KeyPath) -> str:

@@ -17,6 +17,7 @@ from pathsgd_optax._layered import layered_network
 from pathsgd_optax._masks import Mask, kept
 from pathsgd_optax._network import (
     NO_PATH,
+    UNIT_OF_NORM,
     PathNetwork,
     Scaling,
     check_leaves,
@@ -25,6 +26,7 @@ from pathsgd_optax._network import (
     is_masked,
     is_placeholder,
     passing_on,
+    resolved,
     spread,
 )
 from pathsgd_optax._scaled import log
@@ -58,6 +60,7 @@ class PathScaler:
     network: PathNetwork | None
     p: float
     damping: Scalar = 0.0
+    relative_to_start: bool = False
     update_every: int | None = None
     mask: Mask | None = None
     monitor: bool = False
@@ -73,12 +76,18 @@ class PathScaler:
     def init(self, params: Params) -> ScaleByPathNormState:
         """The state before the first step; raises where params aren't the network's."""
         self.check(params)
-        dtype = path_dtype(*jax.tree.leaves(params))
-        state = ScaleByPathNormState(jnp.zeros((), dtype), jnp.zeros((), dtype))
+        dtype, unit = path_dtype(*jax.tree.leaves(params)), self._first_unit
+        zeros = jnp.zeros((), dtype), jnp.zeros((), dtype)
+        state = ScaleByPathNormState(*zeros, jnp.int32(unit))
         if self.update_every is None:
             return state
         age, scaling = jnp.zeros((), jnp.int32), self._nothing(params)
         return state._replace(age=age, scaling=scaling)
+
+    @property
+    def _first_unit(self) -> int:
+        """The exponent before the first update, which finds what it stands for."""
+        return UNIT_OF_NORM if self.relative_to_start else 0
 
     def check(self, params: Params) -> None:
         """Raises a ValueError where params aren't the network's."""
@@ -98,13 +107,19 @@ class PathScaler:
         network, constants = self.checked(updates, state, params, constants)
 
         def compute() -> Scaling:
-            return passing_on(network.scaling(params, self.p, self.damping, constants))
+            scaling = network.scaling(
+                params, self.p, self.damping, constants, state.unit
+            )
+            return passing_on(scaling)
 
-        scaling, state = self._refreshed(state, compute)
+        scaling, after = self._refreshed(state, compute)
         roots = self.roots(network, params, scaling)
-        norm, nothing = log(scaling.norm), jnp.zeros_like(state.path_metric)
-        metric = path_metric(updates, roots) if self.monitor else nothing
-        return roots, state._replace(log_path_norm=norm, path_metric=metric)
+        nothing = jnp.zeros_like(state.path_metric)
+        return roots, after._replace(
+            log_path_norm=log(scaling.norm),
+            path_metric=path_metric(updates, roots) if self.monitor else nothing,
+            unit=resolved(state.unit, scaling.norm),
+        )
 
     def checked(
         self,
@@ -140,7 +155,7 @@ class PathScaler:
         network = self.resolve(params)
         if network.constants is not None:
             return params
-        scaling = network.scaling(params, self.p, self.damping)
+        scaling = network.scaling(params, self.p, self.damping, unit=self._first_unit)
         return multiply(params, self.roots(network, params, scaling))
 
     def resolve(self, params: Params) -> PathNetwork:

@@ -20,6 +20,8 @@ class ScaleByPathNormState(NamedTuple):
         before the first update. float32, or float64 if a parameter is.
       path_metric: the norm of the last gradients in the geometry of the paths,
         sqrt(sum(g**2 / gamma)), likewise; 0 unless it is monitored.
+      unit: the exponent of the power of two in whose units sqrt(gamma) is divided by; 0
+        unless it is relative to the start.
       age: how many updates have used the held scaling; None if none is held.
       scaling: the held scaling.
       constants: what the network needs besides the parameters, for updates that are
@@ -40,6 +42,7 @@ class ScaleByPathNormState(NamedTuple):
 
     log_path_norm: jax.Array  # shape=()
     path_metric: jax.Array  # shape=()
+    unit: jax.Array  # shape=(), dtype=int32
     age: jax.Array | None = None  # shape=(), dtype=int32
     scaling: Scaling | None = None
     constants: Any = None

@@ -25,6 +25,7 @@ from pathsgd_optax._network import (
     is_masked,
     leaf_name,
     leaves_of,
+    resolved,
 )
 from pathsgd_optax._outputs import check_ends, ends, output_names
 from pathsgd_optax._randomness import check_draws
@@ -81,12 +82,17 @@ class TracedNetwork(Described):
         return _path_norm(self, self._leaves(params), p, constants)
 
     def scaling(
-        self, params: Params, p: float, damping: Scalar = 0.0, constants: Any = None
+        self,
+        params: Params,
+        p: float,
+        damping: Scalar = 0.0,
+        constants: Any = None,
+        unit: jax.Array | int = 0,
     ) -> Scaling:
-        """phi_p, and sqrt(gamma_p) of the leaves."""
+        """phi_p, and sqrt(gamma_p) / 2**unit of the leaves."""
         if not is_zero(damping):
             raise ValueError("a traced network has no damping yet. Use damping=0.")
-        return _scaling(self, self._leaves(params), p, constants)
+        return _scaling(self, self._leaves(params), p, constants, jnp.int32(unit))
 
     def _leaves(self, params: Params) -> list[jax.Array]:
         """The leaves; any numbers for masked ones, which are on no path."""
@@ -287,6 +293,7 @@ def _scaling(
     leaves: Sequence[jax.Array],
     p: float,
     constants: Any,
+    unit: jax.Array,
 ) -> Scaling:
     tape = Tape()
     context = _context(leaves, p, tape)
@@ -295,13 +302,13 @@ def _scaling(
     phi = _mass.total(output)
     end = _mass.of_exponent(jnp.ones_like(output.mantissa), 0)
     slopes = tape.slopes([(output, end)], [x.mass for x in weights])
+    norm = _mass.root(phi, p)
+    pairs = _mass.roots(slopes, p, resolved(unit, norm))
     factors = (
         () if parameter.role == NO_PATH else pair
-        for parameter, pair in zip(
-            network.parameters, _mass.roots(slopes, p), strict=True
-        )
+        for parameter, pair in zip(network.parameters, pairs, strict=True)
     )
-    return Scaling(_mass.root(phi, p), tuple(factors))
+    return Scaling(norm, tuple(factors))
 
 
 def _context(leaves: Sequence[jax.Array], p: float, tape: Tape | None) -> Context:

@@ -23,6 +23,7 @@ def scale_by_path_norm(
     *,
     exponent: float = 1.0,
     damping: Scalar = 0.0,
+    relative_to_start: bool = False,
     update_every: int | None = None,
     mask: Mask | None = None,
     monitor: bool = False,
@@ -66,6 +67,11 @@ def scale_by_path_norm(
       exponent: a, the power of the scaling to divide by; 1 is Path-SGD.
       damping: tau, at least 0, a number without scale, or a scalar array; 0 is the
         paper's.
+      relative_to_start: whether to divide by :math:`\gamma_p / 4^k` instead, with
+        :math:`2^k` the power of two next to :math:`\phi_p` at the first update (1
+        where that is 0), which the state keeps as its ``unit``. It is a constant
+        factor of the learning rate, for path norms that leave the floating-point
+        range, as those of deep networks do for p = 1.
       update_every: how many updates share a scaling, which the state then holds; None
         to compute each its own. An old scaling keeps the invariance: weights that were
         rescalings of each other then are rescalings by the same factors now.
@@ -102,7 +108,9 @@ def scale_by_path_norm(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equations (8) and (9).
     """
     exponent = check_non_negative(exponent, "exponent")
-    scaler = PathScaler(network, p, damping, update_every, mask, monitor)
+    scaler = PathScaler(
+        network, p, damping, relative_to_start, update_every, mask, monitor
+    )
 
     def update_fn(
         updates: optax.Updates,
@@ -127,6 +135,7 @@ def precondition_by_path_norm(
     p: float = 2,
     *,
     damping: Scalar = 0.0,
+    relative_to_start: bool = False,
     update_every: int | None = None,
     mask: Mask | None = None,
     monitor: bool = False,
@@ -155,6 +164,8 @@ def precondition_by_path_norm(
         connected one, which :func:`layered_network` reads off the parameters.
       p: order of the path norm, in [1, inf]; a Python number.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
+      relative_to_start: whether path scalings are relative to the path norm of the
+        first update; see :func:`scale_by_path_norm`.
       update_every: how many updates share a scaling; None for one.
       mask: which parameters to scale; None for all. The inner transformation sees the
         rest as they are.
@@ -186,7 +197,9 @@ def precondition_by_path_norm(
       combination with AdaGrad or Adam open; equation (9).
     """
     inner = optax.with_extra_args_support(inner)
-    scaler = PathScaler(network, p, damping, update_every, mask, monitor)
+    scaler = PathScaler(
+        network, p, damping, relative_to_start, update_every, mask, monitor
+    )
 
     def init_fn(params: Params) -> PreconditionByPathNormState:
         paths = scaler.init(params)

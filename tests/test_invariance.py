@@ -32,6 +32,7 @@ THEOREM = {
 }
 
 FAMILY = {
+    "relative_to_start": pathsgd.path_sgd(5e-3, relative_to_start=True),
     "damping": pathsgd.path_sgd(0.2, damping=0.1, monitor=True),
     "p = inf, damping": pathsgd.path_sgd(0.02, p=jnp.inf, damping=0.3),
     "update_every": pathsgd.path_sgd(0.2, update_every=7),

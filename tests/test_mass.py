@@ -114,7 +114,9 @@ def test_powers_of_two_saturate():
 def test_roots_are_factors_with_finite_inverses(p, exponents):
     x = np.float32([0.0, 1e-30, 1.0])
     masses = [_mass.of_exponent(jnp.asarray(x), exponent) for exponent in exponents]
-    for exponent, factors in zip(exponents, _mass.roots(masses, p), strict=True):
+    for exponent, factors in zip(
+        exponents, _mass.roots(masses, p, jnp.int32(0)), strict=True
+    ):
         assert all(jnp.all(jnp.isfinite(1 / factor)) for factor in factors)
         assert factors[0][0] == jnp.inf
         logs = sum(np.log2(np.float64(factor)) for factor in factors)[1:]

@@ -54,29 +54,37 @@ def _layers(params):
 
 
 def _deep_steps(network, p):
-    transformation = pathsgd.scale_by_path_norm(network, p)
+    relative = pathsgd.scale_by_path_norm(network, p, relative_to_start=True)
+    plain = pathsgd.scale_by_path_norm(network, p)
 
     @jax.jit
     def run(params, gradients):
         return (
             pathsgd.log_path_norm(network, params, p),
-            transformation.update(gradients, transformation.init(params), params)[0],
+            relative.update(gradients, relative.init(params), params),
+            plain.update(gradients, plain.init(params), params)[0],
         )
 
     return run
 
 
 def _assert_deep_step(step, params, gradients, p):
-    log_phi, updates = step
+    log_phi, (updates, state), plain = step
     log_gamma, expected = oracles.log_path_scaling(_layers(params), p)
     np.testing.assert_allclose(log_phi, expected, rtol=1e-4)
+    unit = float(state.unit) * np.log(2)
+    assert expected <= unit + 1e-2 <= expected + 1
     for kind, leaf in updates["Scan_0"]["Dense_0"].items():
         logs = np.stack([pair[kind == "bias"] for pair in log_gamma])
         gradient = np.asarray(gradients["Scan_0"]["Dense_0"][kind], np.float64)
-        assert not np.isnan(leaf).any()
+        assert np.isfinite(leaf).all()
+        wanted = gradient * np.exp(2 * unit - logs)
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-4)
         with np.errstate(over="ignore", under="ignore"):
-            wanted = np.float32(gradient * np.exp(-logs))
-        np.testing.assert_allclose(leaf, wanted, rtol=1e-4, atol=1e-37)
+            absolute = np.float32(gradient * np.exp(-logs))
+        np.testing.assert_allclose(
+            plain["Scan_0"]["Dense_0"][kind], absolute, rtol=1e-4, atol=1e-37
+        )
 
 
 @pytest.mark.parametrize("p", [1, 2])
@@ -121,11 +129,12 @@ def test_the_norm_of_200_layers_is_beyond_float32(p):
     assert all(np.isinf(leaf).all() for leaf in gamma)
 
 
-def test_the_shares_of_200_layers_are_all_of_the_paths():
-    params = _deep(2)
+@pytest.mark.parametrize("p", [1, 2])
+def test_the_shares_of_200_layers_are_all_of_the_paths(p):
+    params = _deep(p)
     flat = {f"Dense_{k}": {"kernel": w} for k, (w, _) in enumerate(_layers(params))}
     flat = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), flat)
-    summary = pathsgd.layered_network(flat).summary(flat)
+    summary = pathsgd.layered_network(flat).summary(flat, p)
     shares = [line.split()[-1] for line in summary.splitlines()[1:]]
     assert shares == ["100.0%"] * DEPTH
 
@@ -204,10 +213,12 @@ def test_dead_units_of_a_deep_network_stay_still(gain):
     params = {"Scan_0": {"Dense_0": {"kernel": jnp.asarray(kernel)}}}
     gradients = jax.tree.map(jnp.ones_like, params)
     run = _deep_steps(pathsgd.layered_network(params), 2)
-    updates = run(params, gradients)[1]["Scan_0"]["Dense_0"]["kernel"]
-    assert not np.isnan(updates).any()
-    assert np.all(updates[21, 3] == 0)
-    assert np.all(updates[40, :, 5] == 0)
+    _, (relative, _), plain = run(params, gradients)
+    for updates in (relative, plain):
+        updates = updates["Scan_0"]["Dense_0"]["kernel"]
+        assert not np.isnan(updates).any()
+        assert np.all(updates[21, 3] == 0)
+        assert np.all(updates[40, :, 5] == 0)
 
 
 @pytest.mark.parametrize("p", [1, 2, 3.5, 4, jnp.inf])

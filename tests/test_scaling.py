@@ -108,6 +108,41 @@ def test_states_are_of_float64_if_a_parameter_is(make):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, transformation.init(params))
 
 
+# Units of the path norm at the start.
+
+
+@both
+@pytest.mark.parametrize("traced", [False, True])
+@pytest.mark.parametrize("options", [{}, {"update_every": 2}], ids=["each", "every"])
+def test_scalings_are_relative_to_the_first_path_norm_for_good(make, traced, options):
+    start, gradients = _problem()
+    first, second = (jax.tree.map(lambda leaf, c=c: c * leaf, start) for c in (16, 64))
+    network = pathsgd.layered_network(first)
+    if traced:
+        network = pathsgd.trace_network(networks.apply, first, networks.spec(1, 3))
+    several = [first, second, second]
+    relative = make(network, relative_to_start=True, **options)
+    steps = _updated(relative, gradients, *several)
+    plain = _updated(make(network, **options), gradients, *several)
+    unit = int(optax.tree.get(steps[0][1], "unit"))
+    phi = float(pathsgd.path_norm(network, first))
+    assert 0.5 <= phi / 2**unit < 1 and unit != 0
+    for (updates, state), (others, _) in zip(steps, plain, strict=True):
+        assert optax.tree.get(state, "unit") == unit
+        expected = jax.tree.map(lambda u: u * 4.0**unit, others)
+        chex.assert_trees_all_equal(updates, expected)
+
+
+def test_the_unit_is_1_where_no_path_runs_at_the_start():
+    params, gradients = _problem()
+    params["Dense_1"] = jax.tree.map(jnp.zeros_like, params["Dense_1"])
+    relative = pathsgd.scale_by_path_norm(relative_to_start=True)
+    [(updates, state)] = _updated(relative, gradients, params)
+    assert state.unit == 0
+    [(plain, _)] = _updated(pathsgd.scale_by_path_norm(), gradients, params)
+    chex.assert_trees_all_equal(updates, plain)
+
+
 # A scaling for several updates.
 
 
