@@ -124,6 +124,12 @@ def _compare(
     return [Step(data.ray.name, float(above), float(below))]
 
 
+def _finite(context: Context, x: Value) -> list[Operand]:
+    if x.is_weight:
+        raise NoPathError(NONLINEAR)
+    return [Step(x.ray.name, 1.0, 1.0)]
+
+
 def _compared(x: Value, data: Value) -> Sides:
     if x.is_data and x.ray.name == data.ray.name:
         return _signs(x)
@@ -151,7 +157,23 @@ def stepped(context: Context, *operands: Any) -> list[Operand]:
         return [_selected(context, *operands)]
     if name == "mul" and any(isinstance(x, Value) and x.is_data for x in operands):
         return [_switched(context, *operands)]
+    if name not in ELEMENTWISE:
+        return _of_constants(context, operands)
     return [_computed(context, operands)]
+
+
+def _of_constants(context: Context, operands: Sequence[Any]) -> list[Operand]:
+    """Where steps are the same on either side, as where nan or inf is looked for."""
+    arrays = [
+        jnp.full(v.aval.shape, x.above, v.aval.dtype)
+        if isinstance(x, Step)
+        else x.value
+        for x, v in zip(operands, context.eqn.invars, strict=True)
+        if not isinstance(x, Step) or x.above == x.below
+    ]
+    if len(arrays) != len(operands) or any(x is None for x in arrays):
+        raise NoPathError(COMPARISON)
+    return [Value(result) for result in context.bind(*arrays)]
 
 
 def _selected(context: Context, which: Step, *cases: Any) -> Operand:
@@ -196,7 +218,7 @@ def _switched(context: Context, x: Any, y: Any) -> Value:
 def _computed(context: Context, operands: Sequence[Any]) -> Step:
     """What an elementwise operation makes of the numbers on either side."""
     [name, *others] = {x.name for x in operands if isinstance(x, Step)}
-    if others or context.eqn.primitive.name not in ELEMENTWISE:
+    if others:
         raise NoPathError(COMPARISON)
     dtypes = [v.aval.dtype for v in context.eqn.invars]
 
@@ -240,6 +262,7 @@ RULES = rules(
         (_clamp, "clamp"),
         (_absolute, "abs"),
         (_sign, "sign"),
+        (_finite, "is_finite"),
         *(
             (functools.partial(_compare, getattr(operator, name)), name)
             for name in ("gt", "ge", "lt", "le", "eq", "ne")

@@ -54,7 +54,10 @@ CONTROL_FLOW = frozenset(["cond", "scan", "while"])
 """The primitives that decide which functions they call, or how often."""
 
 CUSTOM: dict[str, Rule] = {}
-"""The rules of `register_path_rule`, by the names of their primitives."""
+"""The rules of `register_path_rule`, by the names of their primitives.
+
+A network keeps those that it was traced with.
+"""
 
 ROOTS = frozenset(["cbrt", "rsqrt", "sqrt"])
 """The primitives by which a weight is normalised."""
@@ -123,7 +126,7 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     operands = entered(context, [_cast(context, x) for x in operands])
     if any(isinstance(x, Inputs) for x in operands):
         return LOOK_UPS[name](context, *operands)
-    rule: Rule | None = RULES.get(name) or CUSTOM.get(name)
+    rule: Rule | None = RULES.get(name) or context.custom.get(name)
     if rule is None:
         raise NoPathError(_unknown(name, operands))
     return rule(context, *operands)

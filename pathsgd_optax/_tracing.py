@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import jax
@@ -27,9 +27,10 @@ from pathsgd_optax._network import (
     leaves_of,
     resolved,
 )
+from pathsgd_optax._operands import Rule
 from pathsgd_optax._outputs import check_ends, ends, output_names
 from pathsgd_optax._randomness import check_draws
-from pathsgd_optax._rules import constant
+from pathsgd_optax._rules import CUSTOM, constant
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._tape import Tape
 from pathsgd_optax._types import Params, Scalar, is_zero, path_dtype
@@ -65,6 +66,7 @@ class TracedNetwork(Described):
     constants: Any
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     parameters: tuple[Parameter, ...]
+    custom: Mapping[str, Rule]
 
     def __repr__(self) -> str:
         return f"<TracedNetwork of {len(self.parameters)} parameters; see summary()>"
@@ -196,7 +198,7 @@ def trace_network(
         for k, (path, leaf) in enumerate(leaves)
     )
     return TracedNetwork(
-        jaxpr, jax.tree.structure(params), constants, inputs, parameters
+        jaxpr, jax.tree.structure(params), constants, inputs, parameters, {**CUSTOM}
     )
 
 
@@ -268,7 +270,8 @@ def _uses(
     on_path: set[int] = set()
 
     def run(leaves: list[jax.Array], known: list[jax.Array]) -> None:
-        context = dataclasses.replace(_context(leaves, 1.0, tape=None), uses=uses)
+        context = _context(leaves, 1.0, None, CUSTOM)
+        context = dataclasses.replace(context, uses=uses)
         weights = _weights(context, leaves)
         outputs = _interpret(context, jaxpr, weights, inputs, known)
         check_ends(names, outputs)
@@ -282,7 +285,7 @@ def _uses(
 def _path_norm(
     network: TracedNetwork, leaves: Sequence[jax.Array], p: float, constants: Any
 ) -> Scaled:
-    context = _context(leaves, p, tape=None)
+    context = _context(leaves, p, None, network.custom)
     output = _run(context, network, _weights(context, leaves), constants)
     return _mass.root(_mass.total(output), p)
 
@@ -296,7 +299,7 @@ def _scaling(
     unit: jax.Array,
 ) -> Scaling:
     tape = Tape()
-    context = _context(leaves, p, tape)
+    context = _context(leaves, p, tape, network.custom)
     weights = _weights(context, leaves)
     output = _run(context, network, weights, constants)
     phi = _mass.total(output)
@@ -311,13 +314,18 @@ def _scaling(
     return Scaling(norm, tuple(factors))
 
 
-def _context(leaves: Sequence[jax.Array], p: float, tape: Tape | None) -> Context:
+def _context(
+    leaves: Sequence[jax.Array],
+    p: float,
+    tape: Tape | None,
+    custom: Mapping[str, Rule],
+) -> Context:
     if math.isinf(p):
         raise ValueError(
             "p = inf has no scaling in a traced network: the derivative of a maximum "
             "knows only one of its paths. Use a finite p, or layered_network."
         )
-    return Context(p, path_dtype(*leaves), tape, Uses())
+    return Context(p, path_dtype(*leaves), tape, Uses(), custom=custom)
 
 
 def _weights(context: Context, leaves: Sequence[jax.Array]) -> list[Value]:

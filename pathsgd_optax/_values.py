@@ -14,7 +14,7 @@ import enum
 import functools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -199,6 +199,7 @@ class Context:
       uses: the record of the parameters' uses.
       eqn: the equation that the rule is applied to.
       callers: the equations that have called the one that it is in, outermost first.
+      custom: the rules of `register_path_rule`, as they were when it was traced.
     """
 
     p: float
@@ -207,6 +208,7 @@ class Context:
     uses: Uses
     eqn: Any = None  # JaxprEqn, but for the whole program
     callers: tuple[JaxprEqn, ...] = ()
+    custom: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def params(self) -> dict[str, Any]:

@@ -55,6 +55,17 @@ def test_a_rule_that_was_registered_is_replaced():
         assert phi == 6 * factor
 
 
+def test_a_network_keeps_the_rules_that_it_was_traced_with():
+    params, found = jnp.float32([[3.0]]), []
+    for factor in (1, 2):
+        pathsgd.register_path_rule(largest, lambda x, y, k=factor: k * (x + y))
+        network = pathsgd.trace_network(
+            lambda w, x: largest.bind(x @ w, x @ w), params, spec_of_one()
+        )
+        found.append(network)
+    assert [pathsgd.path_norm(network, params, 1) for network in found] == [6, 12]
+
+
 def test_a_rule_of_ones_own_may_make_weights():
     pathsgd.register_path_rule(largest, lambda x, y: x + y)
     params = {"v": jnp.float32([[3.0]]), "w": jnp.float32([[4.0]])}
@@ -158,6 +169,10 @@ def test_only_operations_that_may_have_a_rule_are_sent_to_register_path_rule():
         (lambda x: lax.fori_loop(0, 3, lambda _, y: 2 * y, x), 80),
         (lambda x: jax.vmap(jnp.cumsum)(x), 1 + 3 + 6 + 10),
         (lambda x: x @ jnp.ones((4, 3)) / 3, 10),
+        (jnp.nan_to_num, 10),
+        (lambda x: jnp.where(jnp.isnan(x) | jnp.isinf(x), 0, x), 10),
+        (lambda x: jnp.where(jnp.isfinite(x), x, 0), 10),
+        (lambda x: jnp.median(x, 1, keepdims=True), 10),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Explicitly requested dtype:UserWarning")
