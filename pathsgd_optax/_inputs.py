@@ -80,6 +80,9 @@ def given(context: Context, *operands: Any) -> list[Operand]:
     if name in IDENTITIES:
         return list(operands)
     outputs = [v.aval for v in context.eqn.outvars]
+    if _marks(name, operands):
+        [aval] = outputs
+        return [Value(jnp.zeros(aval.shape, aval.dtype), uniform=0.0)]
     binary = _makes_binary(name, operands)
     return [
         _made(*known, binary or aval.dtype == bool)
@@ -168,11 +171,20 @@ def _makes_binary(name: str, operands: Sequence[Any]) -> bool:
     return name in BINARY and all(map(is_binary, operands))
 
 
+def _marks(name: str, operands: Sequence[Any]) -> bool:
+    """Whether it makes 0, and what marks entries where it is added to them."""
+    if name == "select_n":
+        return all(isinstance(x, Value) and x.is_no_edge for x in operands[1:])
+    masks = [x for x in operands if is_binary(x)]
+    rest = [x for x in operands if isinstance(x, Value) and x.is_no_edge]
+    return name == "mul" and len(masks) == len(rest) == 1
+
+
 def is_binary(x: Inputs | Value) -> bool:
     """Whether all entries are known to be 0 or 1."""
     if isinstance(x, Inputs):
         return x.binary
-    return x.uniform in (0, 1) or x.value.dtype == bool
+    return not is_traced(x.value) and bool(np.isin(x.value, (0, 1)).all())
 
 
 def _followed(context: Context, operands: Sequence[Any]) -> list[Known]:

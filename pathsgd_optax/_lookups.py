@@ -19,7 +19,7 @@ from jax import lax
 
 from pathsgd_optax._inputs import evaluated, parts
 from pathsgd_optax._operands import Rule, all_leaves, note
-from pathsgd_optax._values import NO_EDGE, Context, Inputs, Operand, Value, is_traced
+from pathsgd_optax._values import Context, Inputs, Operand, Value, is_traced
 
 
 Pattern = tuple[bool, ...]
@@ -72,7 +72,7 @@ def select(context: Context, which: Inputs, *cases: Value) -> list[Operand]:
     [free], [known] = parts([which], [context.eqn.invars[0].aval])
     masks = [(free | (known == k)).astype(context.dtype) for k in range(len(cases))]
     pairs = zip(cases, masks, strict=True)
-    possible = [_masked(context, *pair) for pair in pairs if not _is_nothing(pair[0])]
+    possible = [_masked(context, *pair) for pair in pairs if not pair[0].is_no_edge]
     if len(possible) == 1:
         return [*possible]
     masses = [context.mass(x) for x in possible]
@@ -86,12 +86,6 @@ def _masked(context: Context, x: Value, mask: jax.Array) -> Value:
     if not x.is_data:
         masked = dataclasses.replace(context.settle(masked), value=None)
     return dataclasses.replace(masked, ray=x.ray.multiple())
-
-
-def _is_nothing(x: Value) -> bool:
-    return x.is_constant and (
-        x.zero or (x.uniform is not None and abs(x.uniform) >= NO_EDGE)
-    )
 
 
 def _look_up(

@@ -86,6 +86,13 @@ class Value:
         return self.uniform is not None and side * self.uniform <= -MASK
 
     @property
+    def is_no_edge(self) -> bool:
+        """Whether it is a constant that marks all entries, or 0."""
+        if self.uniform is None or not self.is_constant:
+            return False
+        return self.zero or abs(self.uniform) >= NO_EDGE
+
+    @property
     def is_data(self) -> bool:
         """Whether it depends on the inputs."""
         return self.value is None

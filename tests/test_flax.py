@@ -92,7 +92,7 @@ def test_dropout_in_training_is_refused():
     model = nn.Sequential([nn.Dense(3), nn.Dropout(0.5, deterministic=False)])
     params = {"layers_0": {"kernel": jnp.ones((3, 3)), "bias": jnp.ones(3)}}
     with pytest.raises(
-        ValueError, match=r"random_bits in .*/layers_1 .*dropout is active"
+        ValueError, match=r"select_n in .*/layers_1 .*dropout is active"
     ):
         pathsgd.trace_linen(
             model,

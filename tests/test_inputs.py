@@ -117,6 +117,7 @@ MASKS = {
     "selected": lambda x: jnp.where(x > 0.5, 1.0, 0.0),
     "until": lambda x: jnp.cumprod((x > 0.5).astype(jnp.float32), 1),
     "one hot": lambda x: jax.nn.one_hot(x[:, 0].astype(int), 3),
+    "a row of a constant": lambda x: jnp.eye(3)[x[:, 0].astype(int)],
 }
 
 
@@ -126,6 +127,13 @@ GATED = {
     "choice": lambda h, mask: jnp.where(mask > 0, h, 0),
     "choice the other way": lambda h, mask: jnp.where(mask == 0, 0, h),
     "minus infinity": lambda h, mask: jnp.where(mask == 0, -jnp.inf, h),
+    "a mask that is added": lambda h, mask: jax.nn.relu(
+        h + jnp.where(mask > 0, 0, -1e9)
+    ),
+    "minus infinity that is added": lambda h, mask: jax.nn.relu(
+        h + jnp.where(mask > 0, 0, -jnp.inf)
+    ),
+    "what is left that is added": lambda h, mask: jax.nn.relu(h + (1 - mask) * -1e9),
     "contraction": lambda h, mask: jnp.einsum("bi,bi->bi", h, mask),
     "of a multiple": lambda h, mask: jnp.maximum(h * mask, 0.1 * h),
 }
