@@ -55,6 +55,12 @@ BINARY = frozenset(
 )
 """The primitives that make zeros and ones of zeros and ones, besides moves."""
 
+SCALING = frozenset(["add", "add_any", "div", "mul", "neg", "sub"])
+"""The primitives that scale and shift, elementwise."""
+
+MOVING = frozenset("broadcast_in_dim reshape squeeze transpose".split())
+"""The primitives that keep scaled and shifted units so."""
+
 PRODUCTS = frozenset(["conv_general_dilated", "div", "dot_general", "mul"])
 """The primitives that multiply. Of what the inputs make, masks alone multiply data."""
 
@@ -90,6 +96,28 @@ def given(context: Context, *operands: Any) -> list[Operand]:
     ]
 
 
+def scaled(
+    context: Context, rule: Callable[..., list[Operand]], operands: Sequence[Any]
+) -> Operand | None:
+    """The paths of units that constants scale and shift, by the rule for data.
+
+    What a scale and a bias of parameters follow is one affine unit with them, as
+    BatchNorm is. All else takes it for new units.
+    """
+    name, avals = context.eqn.primitive.name, _avals(context)
+    places = [k for k, x in enumerate(operands) if isinstance(x, Inputs)]
+    if len(places) != 1 or not jnp.issubdtype(avals[places[0]].dtype, jnp.floating):
+        return None
+    k, values = places[0], list(operands)
+    known = operands[k].affine is not None
+    followed = SCALING | MOVING if known else SCALING
+    if name not in followed or (name, k) == ("div", 1):
+        return None
+    values[k] = operands[k].affine if known else units(context, operands[k], avals[k])
+    [result] = rule(context, *values)
+    return result
+
+
 def entered(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     """The operands, with what inputs make as data, and what chooses as it is."""
     name = context.eqn.primitive.name
@@ -98,19 +126,20 @@ def entered(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     return [
         x
         if k in chosen_by or not isinstance(x, Inputs)
-        else _entered(context, x, aval, data and name in PRODUCTS)
+        else _entered(context, x, aval, data)
         for k, (x, aval) in enumerate(zip(operands, _avals(context), strict=True))
     ]
 
 
-def _entered(context: Context, x: Inputs, aval: Any, multiplies: bool) -> Value:
+def _entered(context: Context, x: Inputs, aval: Any, data: bool) -> Value:
     """Inputs as the sources of paths, or as a mask of data."""
     name = context.eqn.primitive.name
     if not jnp.issubdtype(aval.dtype, jnp.floating):
         writes = name.startswith(("scatter", "dynamic_update_slice"))
         raise NoPathError(WRITTEN if writes else INTEGERS)
-    if not multiplies:
-        return units(context, x, aval)
+    if not (data and name in PRODUCTS):
+        is_scaled = x.affine is not None and name in SCALING and not data
+        return x.affine if is_scaled else units(context, x, aval)
     if not x.binary:
         raise NoPathError(DIVIDED if name == "div" else SCALED)
     return Value(live(context, x, aval))

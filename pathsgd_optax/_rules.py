@@ -12,7 +12,7 @@ from jax.extend.core import Primitive
 
 from pathsgd_optax import _comparisons, _pooling, _primitives, _scatters, _solves, _sums
 from pathsgd_optax._comparisons import stepped
-from pathsgd_optax._inputs import IDENTITIES, entered, given, is_given
+from pathsgd_optax._inputs import IDENTITIES, entered, given, is_given, scaled
 from pathsgd_optax._lookups import LOOK_UPS
 from pathsgd_optax._operands import Rule, all_leaves, note
 from pathsgd_optax._primitives import MOVES
@@ -118,7 +118,7 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     if all_constant(operands):
         return _constant(context, *operands)
     if all(map(is_given, operands)):
-        return given(context, *operands)
+        return _given(context, *operands)
     if name in IDENTITIES:
         return list(operands)
     if any(isinstance(x, Step) for x in operands):
@@ -130,6 +130,19 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     if rule is None:
         raise NoPathError(_unknown(name, operands))
     return rule(context, *operands)
+
+
+def _given(context: Context, *operands: Any) -> list[Operand]:
+    """What the inputs and constants make, with its paths where it scales and shifts."""
+    results = given(context, *operands)
+    rule = RULES.get(context.eqn.primitive.name)
+    if rule is None:
+        return results
+    affine = scaled(context, rule, [_cast(context, x) for x in operands])
+    return [
+        dataclasses.replace(x, affine=affine) if isinstance(x, Inputs) else x
+        for x in results
+    ]
 
 
 def _unknown(name: str, operands: Sequence[Operand]) -> str:

@@ -99,7 +99,8 @@ def _step(
     constants, carry, rows = operands
     results = body(context, [*constants, *map(_renamed, carry), *rows])
     pairs = zip(results, carry, strict=False)
-    return [_like(context, *pair) for pair in pairs], results[len(carry) :]
+    rows = [*map(_alone, results[len(carry) :])]
+    return [_like(context, *pair) for pair in pairs], rows
 
 
 def _forward(
@@ -239,6 +240,8 @@ def _renamed(x: Operand) -> Operand:
 
 
 def _alone(x: Operand) -> Operand:
+    if isinstance(x, Inputs):
+        return dataclasses.replace(x, affine=None)
     return dataclasses.replace(x, terms=()) if isinstance(x, Value) else x
 
 

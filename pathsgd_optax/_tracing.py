@@ -127,6 +127,15 @@ def trace_network(
     and maxima of multiples of one value are multiples of it: ``(x + abs(x)) / 2`` is a
     ReLU.
 
+    Whatever is computed of inputs and constants alone is an array of new input units,
+    of mass 1 in every entry that isn't known to be 0: normalised images, sin and cos of
+    positions, polynomials, averages of pixels. (A scale and a bias of parameters that
+    follow, as BatchNorm's do, are one affine unit with the constants before them.)
+    Integers and comparisons of inputs look up and choose: a look-up, of a table or of
+    data, has the paths of all that it may find, and ``where`` those of all that it
+    chooses from. Of products of data with inputs only those with masks have paths:
+    comparisons, one_hot, and products of these.
+
     Constants that mask entries are no edges: one of -1e4 or less keeps an entry, and
     the paths to it, out of a maximum (one of 1e4 or more, out of a minimum); and one of
     1e8 or more in size, or infinite, makes no edge wherever it is added. Outputs
@@ -134,12 +143,12 @@ def trace_network(
 
     Args:
       apply_fn: ``apply_fn(params, x)``, or ``apply_fn(params, x, constants)``, which
-        returns one array of outputs, a row for each example; without dropout, and with
-        BatchNorm on its running averages.
+        returns an array of outputs, with a row for each example, or a tree of several,
+        which are all ends of paths: those that the loss is made of; without dropout,
+        and with BatchNorm on its running averages.
       params: a parameter tree of floating arrays, or of `jax.ShapeDtypeStruct`.
       x: a batch of examples, of any size, or the `jax.ShapeDtypeStruct` of one; a tree
-        of arrays, if the function takes one. The first axis is the batch. Integers are
-        indices of an embedding.
+        of arrays, if the function takes one. The first axis is the batch.
       constants: what the function needs besides, isn't trained, and may change, such as
         running averages: a tree of arrays, or of `jax.ShapeDtypeStruct`. The measures
         and the transformations take their present values as ``constants=``.
@@ -149,8 +158,8 @@ def trace_network(
 
     Raises:
       ValueError: if a parameter isn't floating, if the function can't be traced on one
-        example, returns something else than an array of outputs that depend on ``x``,
-        or has an operation without path semantics.
+        example, has an operation without path semantics, or returns an array that
+        doesn't depend on ``x`` and on parameters.
 
     Example:
       >>> import jax

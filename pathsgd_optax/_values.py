@@ -145,11 +145,13 @@ class Inputs:
       free: where the inputs have a say; None for everywhere.
       value: the array itself, where they have none; None if that is nowhere.
       binary: whether all entries are known to be 0 or 1.
+      affine: the paths of units that constants scale and shift, if that is all it is.
     """
 
     free: Any = None  # np.ndarray | jax.Array | None
     value: Any = None  # jax.Array | None
     binary: bool = dataclasses.field(default=False, metadata={"static": True})
+    affine: Any = None  # Value | None
 
 
 @jax.tree_util.register_static

@@ -163,6 +163,43 @@ def test_a_choice_by_inputs_has_the_paths_of_both():
     assert phi(chosen, params) == 21 + 42
 
 
+MEAN, DEVIATION = np.float32([[0.5, -0.4, 0.3]]), np.float32([[0.2, 3, 0.4]])
+SHIFTED = {
+    "together": lambda s, b, x: x * (s / DEVIATION) + (b - MEAN * (s / DEVIATION)),
+    "linen": lambda s, b, x: (x - MEAN) * (s / DEVIATION) + b,
+    "equinox": lambda s, b, x: (x - MEAN) / DEVIATION * s + b,
+    "negative": lambda s, b, x: (MEAN - x) / -DEVIATION * s + b,
+    "broadcast": lambda s, b, x: (
+        jnp.broadcast_to(((x - MEAN) / DEVIATION)[:, None], (1, 1, 3))[:, 0] * s + b
+    ),
+}
+
+
+def affine(shifted):
+    """The path norm of a scale and a bias, which constants come before."""
+    params = {"s": W[:, :1].T, "b": W[:, 1:].T, "w": W}
+    return phi(lambda p, x: shifted(p["s"], p["b"], x) @ p["w"], params)
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_scale_and_a_bias_make_one_affine_unit_with_constants_before(name):
+    slopes = np.abs(W[:, 0] / DEVIATION[0])
+    shifts = np.abs(W[:, 1] - MEAN[0] * W[:, 0] / DEVIATION[0])
+    wanted = (slopes + shifts) @ np.abs(W).sum(1)
+    np.testing.assert_allclose(affine(SHIFTED[name]), wanted, rtol=1e-6)
+
+
+def test_scaled_inputs_that_a_scan_reads_are_input_units():
+    def apply_fn(w, x):
+        def step(h, row):
+            return jax.nn.relu(h + row[None] * w), row / 2
+
+        h, rows = jax.lax.scan(step, jnp.zeros((1, 1)), (x[0] - 0.5) / 0.25)
+        return h, rows[None] * w
+
+    assert phi(apply_fn, jnp.float32([[3.0]])) == 3 * 3 + 3 * 3
+
+
 REFUSED = {
     "mul at test_inputs.py:.* multiplies a value on paths by .* the inputs": (
         lambda h, x: h * x
