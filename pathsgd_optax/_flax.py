@@ -1,5 +1,7 @@
 """Short-cuts from a linen module, or an nnx model, to its network."""
 
+import dataclasses
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -76,6 +78,11 @@ def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNet
     any, are its constants: ``constants=nnx.state(model, nnx.BatchStat)``. The model
     itself stays as it is.
 
+    An optimizer of a part of the parameters, ``nnx.Optimizer(model, tx, wrt=head)``,
+    divides by the scaling of the whole network, in which the others are fixed edges. It
+    takes their present values from the model, or, as under `nnx.jit`, from the update:
+    ``optimizer.update(model, grads, constants=nnx.state(model))``.
+
     Args:
       model: the model; with parameters of any floating dtype.
       x: a batch of examples, of any size; or a tree of several.
@@ -123,7 +130,13 @@ def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNet
         return copy(*args, **kwargs)
 
     constants = statistics if jax.tree.leaves(statistics) else None
-    return trace_network(apply_fn, params, inputs, constants)
+    network = trace_network(apply_fn, params, inputs, constants)
+    itself = weakref.ref(model)
+
+    def present() -> Any:
+        return None if itself() is None else nnx.state(itself())
+
+    return dataclasses.replace(network, present=present)
 
 
 def _inputs(x: Any, args: Any, kwargs: Any) -> tuple[Any, Callable[[Any], Any]]:

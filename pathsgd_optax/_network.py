@@ -242,12 +242,11 @@ def leaves_of(network: PathNetwork, params: Params) -> list[Any]:
     return [given.get(name, optax.MaskedNode()) for name in names]
 
 
-def difference(names: Sequence[str], wanted: Sequence[str]) -> str:
+def difference(names: Sequence[str], wanted: Sequence[str], others: bool = True) -> str:
     """Which leaves a tree lacks, and which it has too many; empty if none."""
-    sides = {
-        "missing": sorted({*wanted} - {*names}),
-        "unknown": sorted({*names} - {*wanted}),
-    }
+    sides = {"missing": sorted({*wanted} - {*names})}
+    if others:
+        sides["unknown"] = sorted({*names} - {*wanted})
     return "; ".join(
         f"{what} {few[0]}" + (f" and {len(few) - 1} more" if few[1:] else "")
         for what, few in sides.items()

@@ -29,6 +29,7 @@ from pathsgd_optax._network import (
     resolved,
     spread,
 )
+from pathsgd_optax._part import PartNetwork, part
 from pathsgd_optax._scaled import log
 from pathsgd_optax._states import (
     PathConstantsState,
@@ -134,6 +135,9 @@ class PathScaler:
         network = self.resolve(params)
         if constants is None and network.constants is not None:
             constants = state.constants
+        if isinstance(network, PartNetwork):
+            constants = network.gather(params, constants)
+        elif network.constants is not None:
             check_known(constants)
         network.check(params, constants)
         check_updates(updates, params)
@@ -161,7 +165,7 @@ class PathScaler:
     def resolve(self, params: Params) -> PathNetwork:
         """The network: the given one, or the layered one of the parameters."""
         if self.network is not None:
-            return self.network
+            return part(self.network, params)
         leaves = jax.tree.leaves(params, is_leaf=is_masked)
         check_unmasked(not any(map(is_masked, leaves)))
         return layered_network(params)

@@ -67,6 +67,8 @@ class TracedNetwork(Described):
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     parameters: tuple[Parameter, ...]
     custom: Mapping[str, Rule]
+    present: Callable[[], Any] | None = None
+    """The arrays that a model with variables of its own has now."""
 
     def __repr__(self) -> str:
         return f"<TracedNetwork of {len(self.parameters)} parameters; see summary()>"
