@@ -18,7 +18,7 @@ from jax import lax
 from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._operands import all_leaves, note, rules
-from pathsgd_optax._primitives import IDENTITIES, MOVING, how_moved
+from pathsgd_optax._primitives import MOVING, how_moved
 from pathsgd_optax._rays import Ray, Step
 from pathsgd_optax._reasons import CLIPPED, COMPARISON, NONLINEAR
 from pathsgd_optax._values import NO_EDGE, Context, NoPathError, Operand, Value
@@ -145,8 +145,6 @@ def _compared(x: Value, data: Value) -> Sides:
 def stepped(context: Context, *operands: Any) -> list[Operand]:
     """The results of an operation on steps."""
     name = context.eqn.primitive.name
-    if name in IDENTITIES.split():
-        return list(operands)
     if name in MOVING.split() and len(operands) == 1:
         [step] = operands
         return [

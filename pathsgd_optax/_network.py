@@ -12,8 +12,6 @@ import optax
 from pathsgd_optax._scaled import (
     Scaled,
     exponent_of,
-    magnitude,
-    norm,
     reciprocal,
     scale_by_power_of_two,
 )
@@ -159,7 +157,8 @@ class Described:
     ) -> str:
         """A table of the parameters: path, shape, role, uses.
 
-        With ``params``, also the share of the path mass that runs through each.
+        With ``params``, also the share of the path mass that runs through each: what
+        would be gone if it were 0, which is at most all, however often it is used.
         """
         rows: list[tuple[str, ...]] = [("parameter", "shape", "role", "uses")]
         rows += [(x.path, str(x.shape), x.role, str(x.uses)) for x in self.parameters]
@@ -291,22 +290,30 @@ def check_unmasked(unmasked: bool) -> None:
 def path_shares(
     network: PathNetwork, params: Params, p: float, constants: Any = None
 ) -> list[jax.Array]:
-    """The part of the path mass that runs through each of the leaves."""
+    """The part of the path mass that is gone without each of the leaves."""
     network.check(params, constants)
-    leaves = leaves_of(network, params)
-    phi, roots = network.scaling(params, p, constants=constants, unit=UNIT_OF_NORM)
-    unit = resolved(jnp.int32(UNIT_OF_NORM), phi)
-    inverse = reciprocal(scale_by_power_of_two(phi.mantissa, phi.exponent - unit))
+    measure = jax.jit(lambda params: network.path_norm(params, p, constants))
+    phi = measure(params)
+
+    def share(name: str) -> jax.Array:
+        rest = measure(_without(name, params))
+        ratio = rest.mantissa * reciprocal(phi.mantissa)
+        left = scale_by_power_of_two(ratio, rest.exponent - phi.exponent) ** p
+        return jnp.where(phi.mantissa == 0, 0, jnp.clip(1 - left, 0, 1))
+
     return [
-        (_through(leaf, factors, p) * inverse) ** p if factors else jnp.zeros(())
-        for leaf, factors in zip(leaves, roots, strict=True)
+        jnp.zeros(()) if parameter.role == NO_PATH else share(parameter.path)
+        for parameter in network.parameters
     ]
 
 
-def _through(leaf: jax.Array, factors: Factors, p: float) -> jax.Array:
-    """The norm of the paths through a leaf, whose factors are relative to all paths."""
-    sizes = magnitude(leaf.astype(factors[0].dtype)) * root(factors)
-    return norm(jnp.ravel(sizes), p, 0)
+def _without(name: str, params: Params) -> Params:
+    """The parameters, with zeros in the place of this leaf."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.zeros_like(leaf) if leaf_name(path) == name else leaf,
+        params,
+        is_leaf=is_masked,
+    )
 
 
 def leaf_name(path: KeyPath) -> str:

@@ -315,6 +315,32 @@ def test_the_summary_tells_the_shares_of_the_paths():
     assert "100.0%" in layered.summary(networks.dense_tree((3, 2), bias=False))
 
 
+SHARED = {
+    "twice on each path": (lambda w, x: x * w["a"] * w["a"], 1),
+    "on one path of two": (lambda w, x: x * w["a"] * w["a"] + x * w["b"], 16 / 25),
+    "on two paths of three": (lambda w, x: x * w["a"] + x * w["b"] + w["a"], 8 / 17),
+    "in a scan": (
+        lambda w, x: lax.scan(lambda h, _: (h * w["a"] + w["b"], None), x, None, 2)[0],
+        (16 + 9 * 4) / (16 + 9 * 4 + 9),
+    ),
+    "in a shift": (lambda w, x: (x * w["b"] - 1.0) + w["a"], 0),
+    "in a shift that grows": (lambda w, x: (x * w["b"] + 1.0) + w["a"], 8 / 18),
+    "nowhere": (lambda w, x: x * w["a"] * 0.0, 0),
+}
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("name", SHARED)
+def test_a_share_is_what_is_gone_without_the_parameter(name):
+    function, share = SHARED[name]
+    params = {"a": jnp.full((1, 1), 2.0), "b": jnp.full((1, 1), 3.0)}
+    network = pathsgd.trace_network(
+        function, params, networks.spec(1, 1, dtype=jnp.float64)
+    )
+    row = network.summary(params).splitlines()[1].split()
+    assert row[0] == "['a']" and row[-1] == f"{share:.1%}"
+
+
 @pytest.mark.x64
 def test_a_parameter_on_no_path_keeps_its_gradient():
     case = zoo.CASES["PReLU"]()
