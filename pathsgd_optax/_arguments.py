@@ -1,5 +1,8 @@
 """The trees that `trace_network` and its networks are given."""
 
+import contextlib
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -18,6 +21,28 @@ FOREIGN = (
     "= eqx.partition(model, eqx.is_inexact_array)`, and `eqx.combine(params, rest)`."
 )
 FIXED = "What isn't trained, close over in apply_fn, or pass as `constants`."
+
+
+TRAINING = re.compile(
+    "rng|dropout|deterministic|train|mutable|batch_stats|running_average", re.IGNORECASE
+)
+EVALUATED = (
+    " Networks are traced as they are evaluated: train=False, "
+    "use_running_average=True, deterministic=True."
+)
+
+
+@contextlib.contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Says in one line where apply_fn fails, and what it needs if it is training."""
+    try:
+        yield
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        advice = EVALUATED if TRAINING.search(said) else ""
+        raise ValueError(
+            f"apply_fn fails on {where}, with {type(error).__name__}: {said}{advice}"
+        ) from error
 
 
 def check_params(params: Params) -> None:

@@ -20,6 +20,7 @@ from pathsgd_optax._randomness import DRAWS, check_randomness, randomness
 from pathsgd_optax._rays import Step
 from pathsgd_optax._reasons import (
     NONLINEAR,
+    ORDER,
     ROOT,
     SPECTRUM,
     UNKNOWN,
@@ -149,6 +150,8 @@ def _unknown(name: str, operands: Sequence[Operand]) -> str:
     """What is wrong with an operation that has no rule."""
     if name == "fft":
         return SPECTRUM
+    if name in ("argmax", "argmin"):
+        return ORDER
     if any(isinstance(x, Value) and x.is_data for x in operands):
         return UNKNOWN
     return ROOT if name in ROOTS else NONLINEAR

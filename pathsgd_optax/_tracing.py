@@ -12,7 +12,13 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr
 
 from pathsgd_optax import _mass
-from pathsgd_optax._arguments import check_constants, check_params, listed, shapes
+from pathsgd_optax._arguments import (
+    check_constants,
+    check_params,
+    explained,
+    listed,
+    shapes,
+)
 from pathsgd_optax._examples import check_examples
 from pathsgd_optax._interpreter import interpret
 from pathsgd_optax._mass import Mass
@@ -255,16 +261,10 @@ def _trace(
             "Pass a batch of examples: x[None] for one."
         )
     one = _examples(x, 1)
-    try:
+    with explained(f"these params and x, {listed(x)}"):
         outputs = jax.eval_shape(apply_fn, params, x, *rest)
+    with explained(f"one example (the first axis is the batch) of x, {listed(x)}"):
         jaxpr, output = jax.make_jaxpr(apply_fn, return_shape=True)(params, one, *rest)
-    except Exception as error:
-        raise ValueError(
-            f"apply_fn fails on these params and x, {listed(x)}, or on a "
-            f"batch of one example of x, with {type(error).__name__}: {error} "
-            "(Networks are traced as they are evaluated: train=False, "
-            "use_running_average=True, deterministic=True.)"
-        ) from error
     [[batch]] = batches
     return jaxpr, output_names(outputs, output, batch)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen as nn, nnx
 
 import pathsgd_optax as pathsgd
 from tests import networks
@@ -70,6 +70,53 @@ def test_what_is_said_of_whole_modules_is_true():
         return module.other(module(x))
 
     assert pathsgd.path_norm(traced(params, apply_fn), params, 1) == 6
+
+
+class Training(nn.Module):
+    """A module that is told whether it is training."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        """BatchNorm and dropout."""
+        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(2)(x))
+        return nn.Dropout(0.5, deterministic=not train)(x)
+
+
+def fails(x):
+    raise TypeError(
+        "the shapes are wrong\nand here is a long story about mutable state"
+    )
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda v, x: Training().apply(v, x), r"TypeError: .*'train' Networks are "),
+        (
+            lambda v, x: Training().apply(v, x, train=True),
+            r"ModifyScopeVariableError: .*batch_stats.* Networks are traced as",
+        ),
+        (
+            lambda v, x: Training().apply(v, x, train=True, mutable=["batch_stats"])[0],
+            r"InvalidRngError: .*dropout.* Networks are traced as they are evaluated",
+        ),
+        (lambda v, x: fails(x), r"with TypeError: the shapes are wrong$"),
+        (
+            lambda v, x: x.reshape(4, 3),
+            r"^apply_fn fails on one example \(the first",
+        ),
+    ],
+)
+def test_an_error_of_the_function_is_told_in_one_line(call, message):
+    x = networks.spec(4, 3)
+    variables = Training().init(jax.random.key(0), jnp.ones((4, 3)), train=False)
+    with pytest.raises(ValueError, match=message) as error:
+        pathsgd.trace_network(
+            lambda params, x: call(variables | {"params": params}, x),
+            variables["params"],
+            x,
+        )
+    assert len(error.value.args[0].splitlines()) == 1
 
 
 def test_float64_weights_are_traced_without_x64():

@@ -88,6 +88,7 @@ def test_what_is_pooled_has_the_paths_of_a_sum(name):
     "function, message",
     [
         (lambda x: x[:, jnp.argsort(x[0])], "uses the order .*jnp.sort and lax.top_k"),
+        (lambda x: jnp.argmax(x, 1)[:, None].astype(x.dtype), "uses the order"),
         (lambda x: lax.top_k(x, 2)[1].astype(x.dtype), "uses the order"),
         (lambda x: lax.reduce(x, 0.0, lambda a, b: a * a + b, (1,)), "no path rule"),
         (lambda x: lax.reduce(x, 1.0, lambda a, b: a * b, (1,)), "multiplies"),
