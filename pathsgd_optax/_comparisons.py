@@ -52,10 +52,17 @@ def _extremum(side: int, context: Context, x: Value, y: Value) -> list[Operand]:
 def _cut(side: int, context: Context, x: Value, constant: Value) -> Value:
     if constant.is_mask(side):
         return x
-    if not constant.zero:
+    number = constant.uniform
+    if number is None or constant.is_mask(-side) or (number and not context.gates):
         raise NoPathError(CLIPPED)
-    slopes = _larger_slopes(side, (x.ray.above, x.ray.below), (0.0, 0.0))
-    return context.bent(context.unmasked(x, side), *slopes)
+    largest = max if side == 1 else min
+    low, high = (largest(bound, number) for bound in x.bounds)
+    x = context.unmasked(x, side)
+    if number == 0:
+        slopes = _larger_slopes(side, (x.ray.above, x.ray.below), (0.0, 0.0))
+        return context.bent(x, *slopes).within(low, high)
+    x = context.settle(x)
+    return Value(None, x.mass, leaves=x.leaves).within(low, high)
 
 
 def _larger_slopes(side: int, x: Sides, y: Sides) -> Sides:

@@ -19,7 +19,12 @@ OPTIONS = ("capture_intermediates", "method", "mutable", "rngs")
 
 
 def trace_linen(
-    module: linen.Module, variables: Any, x: Any, *args: Any, **kwargs: Any
+    module: linen.Module,
+    variables: Any,
+    x: Any,
+    *args: Any,
+    gates: bool = False,
+    **kwargs: Any,
 ) -> TracedNetwork:
     """`trace_network` of a linen module.
 
@@ -35,6 +40,7 @@ def trace_linen(
         inputs, too; others are fixed, as are flags, numbers and keys. (A batch of one
         makes inputs of all arrays whose first axis is 1; trace with two examples where
         one of them is fixed.)
+      gates: see `trace_network`.
       **kwargs: likewise, such as ``train=False``; and those of ``module.apply``, such
         as ``method``.
 
@@ -68,10 +74,14 @@ def trace_linen(
         collections = {"params": params, **(constants or {})}
         return module.apply(collections, *args, **kwargs, **options)
 
-    return trace_network(apply_fn, variables["params"], inputs, constants or None)
+    return trace_network(
+        apply_fn, variables["params"], inputs, constants or None, gates=gates
+    )
 
 
-def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNetwork:
+def trace_nnx(
+    model: nnx.Module, x: Any, *args: Any, gates: bool = False, **kwargs: Any
+) -> TracedNetwork:
     """`trace_network` of an nnx model, in evaluation mode.
 
     Its parameters are ``nnx.state(model, nnx.Param)``. Running averages, if there are
@@ -90,6 +100,7 @@ def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNet
         inputs, too; others are fixed, as are flags, numbers and keys. (A batch of one
         makes inputs of all arrays whose first axis is 1; trace with two examples where
         one of them is fixed.)
+      gates: see `trace_network`.
       **kwargs: likewise.
 
     Returns:
@@ -130,7 +141,7 @@ def trace_nnx(model: nnx.Module, x: Any, *args: Any, **kwargs: Any) -> TracedNet
         return copy(*args, **kwargs)
 
     constants = statistics if jax.tree.leaves(statistics) else None
-    network = trace_network(apply_fn, params, inputs, constants)
+    network = trace_network(apply_fn, params, inputs, constants, gates=gates)
     itself = weakref.ref(model)
 
     def present() -> Any:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ from pathsgd_optax._reasons import (
     ROUNDED,
     STATISTICS,
 )
-from pathsgd_optax._values import Context, NoPathError, Operand, Value
+from pathsgd_optax._values import UNBOUNDED, Context, NoPathError, Operand, Value
 
 
 # Linear operations of one operand.
@@ -83,6 +84,7 @@ def negative(x: Value) -> Value:
         offset=None if x.offset is None else -x.offset,
         uniform=None if x.uniform is None else -x.uniform,
         ray=x.ray.times(-1),
+        bounds=_scaled(x.bounds, -1.0),
         terms=tuple(map(negative, x.terms)),
     )
 
@@ -157,7 +159,7 @@ def product(context: Context, x: Value, y: Value) -> Value:
     if y.is_data or x.is_constant:
         x, y = y, x
     if y.is_data:
-        raise NoPathError(STATISTICS if x is y else PRODUCT)
+        return context.shaped(_gated(context, x, y))
     if x.is_data:
         note(context, "scale", [y])
     factor = y.offset if x.is_weight and y.is_weight else y.value
@@ -170,10 +172,29 @@ def product(context: Context, x: Value, y: Value) -> Value:
         None if x.offset is None or factor is None else x.offset * factor,
         all_leaves((x, y)),
         ray=x.ray.multiple() if y.uniform is None else x.ray.times(y.uniform),
+        bounds=_scaled(x.bounds, y.uniform),
         stem=_stem(x, y),
         terms=tuple(product(context, term, y) for term in _terms(x, y)),
     )
     return context.shaped(result)
+
+
+def _gated(context: Context, x: Value, y: Value) -> Value:
+    """Data times clipped data, which has a size and no paths."""
+    if math.isinf(x.size):
+        x, y = y, x
+    if not context.gates or math.isinf(x.size) or not math.isinf(y.size):
+        raise NoPathError(STATISTICS if x is y else PRODUCT)
+    size = Value(jnp.asarray(x.size, context.dtype))
+    mass = context.multiply(context.mass(y), context.mass(size))
+    return Value(None, mass, leaves=y.leaves)
+
+
+def _scaled(bounds: tuple[float, float], factor: float | None) -> tuple[float, float]:
+    if bounds == UNBOUNDED or not factor:
+        return UNBOUNDED
+    low, high = sorted(bound * factor for bound in bounds)
+    return low, high
 
 
 def _stem(x: Value, y: Value) -> Hashable:

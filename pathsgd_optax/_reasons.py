@@ -61,7 +61,8 @@ ROOT = (
 )
 CLIPPED = (
     "it clips at a constant that isn't known to be 0, as relu6 and hard_tanh do, which "
-    "moves when the units are rescaled. Use relu. " + HOMOGENEOUS
+    "moves when the units are rescaled. Use relu, or trace with gates=True: it has the "
+    "paths of its argument then."
 )
 COMPARISON = (
     "it computes with a comparison, as gates do. Only where(x > 0, x, a * x) and the "

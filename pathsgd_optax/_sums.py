@@ -16,7 +16,7 @@ from pathsgd_optax import _mass
 from pathsgd_optax._operands import all_leaves, note, rules
 from pathsgd_optax._primitives import negative
 from pathsgd_optax._program import once
-from pathsgd_optax._values import Context, Operand, Value, edges
+from pathsgd_optax._values import UNBOUNDED, Context, Operand, Value, edges
 
 
 def _add(context: Context, x: Value, y: Value) -> list[Operand]:
@@ -32,8 +32,16 @@ def _add(context: Context, x: Value, y: Value) -> list[Operand]:
     if x.is_weight and y.is_weight:
         total = dataclasses.replace(total, terms=(*x.summands, *y.summands))
     elif x.is_data and y.is_constant:
-        total = dataclasses.replace(total, stem=x.stem)
+        bounds = _shifted(x.bounds, y.uniform)
+        total = dataclasses.replace(total, bounds=bounds, stem=x.stem)
     return [context.shaped(total)]
+
+
+def _shifted(bounds: tuple[float, float], number: float | None) -> tuple[float, float]:
+    if number is None:
+        return UNBOUNDED
+    low, high = (bound + number for bound in bounds)
+    return low, high
 
 
 def _subtract(context: Context, x: Value, y: Value) -> list[Operand]:

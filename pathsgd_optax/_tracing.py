@@ -73,6 +73,7 @@ class TracedNetwork(Described):
     inputs: tuple[jax.ShapeDtypeStruct, ...]
     parameters: tuple[Parameter, ...]
     custom: Mapping[str, Rule]
+    gates: bool = False
     present: Callable[[], Any] | None = None
     """The arrays that a model with variables of its own has now."""
 
@@ -114,7 +115,12 @@ class TracedNetwork(Described):
 
 
 def trace_network(
-    apply_fn: Callable[..., jax.Array], params: Params, x: Any, constants: Any = None
+    apply_fn: Callable[..., jax.Array],
+    params: Params,
+    x: Any,
+    constants: Any = None,
+    *,
+    gates: bool = False,
 ) -> TracedNetwork:
     r"""Reads the paths of a ReLU network off the JAX function that applies it.
 
@@ -160,6 +166,11 @@ def trace_network(
       constants: what the function needs besides, isn't trained, and may change, such as
         running averages: a tree of arrays, or of `jax.ShapeDtypeStruct`. The measures
         and the transformations take their present values as ``constants=``.
+      gates: whether clipping by constants is read as well. ``minimum(relu(x), 6)`` and
+        the like have the paths of their argument then. What is multiplied by a clipped
+        value, as in hard_swish, has its own, times the size of the value's bounds; what
+        only steers such a factor is on no path. None of this is homogeneous: where
+        units are rescaled, the network computes something else.
 
     Returns:
       The network, to be made once, outside of jit.
@@ -194,14 +205,15 @@ def trace_network(
     params, x, constants = map(shapes, (params, x, constants))
     jaxpr, names = _trace(apply_fn, params, x, constants)
     inputs = tuple(jax.tree.leaves(_examples(x, 1)))
-    uses, on_path = _uses(jaxpr, names, params, inputs, constants)
+    uses, on_path = _uses(jaxpr, names, params, inputs, constants, gates)
     _check_batch(apply_fn, params, x, constants)
 
     def of_two() -> Uses:
         rest = () if constants is None else (constants,)
         two = _examples(x, 2)
         jaxpr = jax.make_jaxpr(apply_fn)(params, two, *rest)
-        return _uses(jaxpr, names, params, jax.tree.leaves(two), constants)[0]
+        inputs = jax.tree.leaves(two)
+        return _uses(jaxpr, names, params, inputs, constants, gates)[0]
 
     check_draws(uses, of_two)
     leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -215,7 +227,13 @@ def trace_network(
         for k, (path, leaf) in enumerate(leaves)
     )
     return TracedNetwork(
-        jaxpr, jax.tree.structure(params), constants, inputs, parameters, {**CUSTOM}
+        jaxpr,
+        jax.tree.structure(params),
+        constants,
+        inputs,
+        parameters,
+        {**CUSTOM},
+        gates,
     )
 
 
@@ -275,13 +293,14 @@ def _uses(
     params: Params,
     inputs: Sequence[jax.ShapeDtypeStruct],
     constants: Any,
+    gates: bool,
 ) -> tuple[Uses, set[int]]:
     """How each leaf is used, and the leaves on a path, from shapes alone."""
     uses = Uses()
     on_path: set[int] = set()
 
     def run(leaves: list[jax.Array], known: list[jax.Array]) -> None:
-        context = _context(leaves, 1.0, None, CUSTOM)
+        context = _context(leaves, 1.0, None, CUSTOM, gates)
         context = dataclasses.replace(context, uses=uses)
         weights = _weights(context, leaves)
         outputs = _interpret(context, jaxpr, weights, inputs, known)
@@ -296,7 +315,7 @@ def _uses(
 def _path_norm(
     network: TracedNetwork, leaves: Sequence[jax.Array], p: float, constants: Any
 ) -> Scaled:
-    context = _context(leaves, p, None, network.custom)
+    context = _context(leaves, p, None, network.custom, network.gates)
     output = _run(context, network, _weights(context, leaves), constants)
     return _mass.root(_mass.total(output), p)
 
@@ -310,7 +329,7 @@ def _scaling(
     unit: jax.Array,
 ) -> Scaling:
     tape = Tape()
-    context = _context(leaves, p, tape, network.custom)
+    context = _context(leaves, p, tape, network.custom, network.gates)
     weights = _weights(context, leaves)
     output = _run(context, network, weights, constants)
     phi = _mass.total(output)
@@ -330,13 +349,14 @@ def _context(
     p: float,
     tape: Tape | None,
     custom: Mapping[str, Rule],
+    gates: bool,
 ) -> Context:
     if math.isinf(p):
         raise ValueError(
             "p = inf has no scaling in a traced network: the derivative of a maximum "
             "knows only one of its paths. Use a finite p, or layered_network."
         )
-    return Context(p, path_dtype(*leaves), tape, Uses(), custom=custom)
+    return Context(p, path_dtype(*leaves), tape, Uses(), gates=gates, custom=custom)
 
 
 def _weights(context: Context, leaves: Sequence[jax.Array]) -> list[Value]:

@@ -12,6 +12,7 @@ multiplied, because what is added next may belong to the same edge: BatchNorm su
 import dataclasses
 import enum
 import functools
+import math
 import operator
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -26,6 +27,9 @@ from pathsgd_optax._mass import Mass
 from pathsgd_optax._rays import Ray, Step
 from pathsgd_optax._tape import Pull, Tape
 
+
+UNBOUNDED = (-math.inf, math.inf)
+"""The bounds of what is not clipped."""
 
 MASK = 1e4
 """The least size of a negative constant that keeps an entry from being the largest."""
@@ -56,6 +60,7 @@ class Value:
       uniform: the number that all entries are known to be, if there is one.
       ray: what it is a multiple of.
       random: whether it is a constant that is made of random numbers.
+      bounds: between which numbers clipping keeps the entries of data.
       stem: what names the weight that it is a product of with constants, or, of data,
         the one that it was multiplied by last.
       terms: the weights that it is the sum of, or, of data, what weights were added to,
@@ -72,6 +77,9 @@ class Value:
     ray: Ray = dataclasses.field(default_factory=Ray, metadata={"static": True})
     random: Randomness = dataclasses.field(
         default=Randomness.NONE, metadata={"static": True}
+    )
+    bounds: tuple[float, float] = dataclasses.field(
+        default=UNBOUNDED, metadata={"static": True}
     )
     stem: Hashable = dataclasses.field(default=None, metadata={"static": True})
     terms: tuple["Value", ...] = ()
@@ -118,6 +126,15 @@ class Value:
         if self.is_constant:
             return None if self.zero else self.value
         return self.offset
+
+    @property
+    def size(self) -> float:
+        """The largest size of the entries, as far as clipping tells."""
+        return max(map(abs, self.bounds))
+
+    def within(self, low: float, high: float) -> "Value":
+        """The same data, whose entries are known to be between two numbers."""
+        return dataclasses.replace(self, bounds=(low, high))
 
     @property
     def root(self) -> Hashable:
@@ -208,6 +225,8 @@ class Context:
       uses: the record of the parameters' uses.
       eqn: the equation that the rule is applied to.
       callers: the equations that have called the one that it is in, outermost first.
+      gates: whether clipping by constants, and products with what is clipped, have
+        paths.
       custom: the rules of `register_path_rule`, as they were when it was traced.
     """
 
@@ -217,6 +236,7 @@ class Context:
     uses: Uses
     eqn: Any = None  # JaxprEqn, but for the whole program
     callers: tuple[JaxprEqn, ...] = ()
+    gates: bool = False
     custom: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
 
     @property
@@ -370,6 +390,7 @@ class Context:
             offset=None if x.offset is None else function(x.offset),
             mass=None if x.mass is None else self.linear(function, x.mass),
             ray=Ray(),
+            bounds=UNBOUNDED,
             stem=None,
             terms=(),
         )
@@ -382,6 +403,7 @@ class Context:
         return dataclasses.replace(
             self.map(function, x),
             ray=x.ray.moved(how),
+            bounds=x.bounds,
             stem=None if x.stem is None else (x.stem, how),
             terms=tuple(self.moved(function, term, how) for term in terms),
         )

@@ -35,9 +35,9 @@ def scalings(p):
     return pathsgd.path_scaling(trace(apply_fn, params), params, p)
 
 
-def trace(apply_fn, params):
+def trace(apply_fn, params, **options):
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-        return pathsgd.trace_network(apply_fn, params, networks.spec(3, 2))
+        return pathsgd.trace_network(apply_fn, params, networks.spec(3, 2), **options)
 
 
 def wanted(p, factor=1.0):
@@ -175,3 +175,66 @@ def test_what_is_no_relu_is_refused(name):
     assert "at test_comparisons.py:" in place
     if hasattr(jax.nn, name):
         assert f"of jax.nn.{name} " in place
+
+
+CLIPPED = {
+    "relu6": (jax.nn.relu6, 1),
+    "a minimum": (lambda x: jnp.minimum(jax.nn.relu(x), 6), 1),
+    "a clamp": (lambda x: lax.clamp(0.0, x, 6.0), 1),
+    "a clip": (lambda x: jnp.clip(x, -1, 1), 1),
+    "a maximum of -1": (lambda x: jnp.maximum(x, -1), 1),
+    "hard_swish": (jax.nn.hard_swish, 1),
+    "itself": (lambda x: x * jnp.clip(x, -1, 1), 1),
+    "the larger bound": (lambda x: x * jnp.clip(x, -2, 1), 2),
+    "a difference": (lambda x: x * (1 - jax.nn.hard_sigmoid(x)), 1),
+    "a multiple": (lambda x: 3 * jax.nn.hard_sigmoid(x) * x, 3),
+    "moved": (lambda x: x * (jax.nn.hard_sigmoid(x)[:, None])[:, 0], 1),
+    "another's": (lambda x: x * jax.nn.hard_sigmoid(x[:, ::-1]), 1),
+    "all others'": (lambda x: x * jax.nn.hard_sigmoid(x.mean(1, keepdims=True)), 1),
+}
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_gates_have_the_paths_of_what_they_multiply(name):
+    function, factor = CLIPPED[name]
+
+    def apply_fn(params, x):
+        return function(x @ params["w"] + params["b"]) @ params["v"]
+
+    with pytest.raises(ValueError, match="trace with gates=True"):
+        trace(apply_fn, PARAMS)
+    network = trace(apply_fn, PARAMS, gates=True)
+    found = pathsgd.path_scaling(network, PARAMS)
+    chex.assert_trees_all_close(found, wanted(2, factor), rtol=1e-5)
+
+
+def test_what_only_steers_a_gate_is_on_no_path():
+    params = {"k": jnp.float32(np.ones((4, 4))), **PARAMS}
+
+    def apply_fn(params, x):
+        h = x @ params["w"] + params["b"]
+        return h * jax.nn.hard_sigmoid(h @ params["k"]) @ params["v"]
+
+    network = trace(apply_fn, params, gates=True)
+    assert network.labels()["k"] == "no path"
+    found = pathsgd.path_scaling(network, params)
+    del found["k"]
+    chex.assert_trees_all_close(found, wanted(2), rtol=1e-5)
+
+
+NO_GATES = {
+    "a square": lambda x: x * x,
+    "one bound": lambda x: x * jax.nn.relu(x),
+    "two gates": lambda x: jnp.clip(x, -1, 1) * jnp.clip(x, 0, 1),
+    "a sum of gates": lambda x: x * jnp.clip(x, -1, 1).sum(-1, keepdims=True),
+    "a gate and a bias": lambda x: x * (jnp.clip(x, 0, 1) + np.float32([0, 1, 2, 3])),
+    "by an array": lambda x: jnp.minimum(x, np.float32([1, 2, 3, 4])),
+    "always above": lambda x: jnp.maximum(x, jnp.inf),
+    "sigmoid": lambda x: x * jax.nn.sigmoid(x),
+}
+
+
+@pytest.mark.parametrize("name", NO_GATES)
+def test_only_clipping_makes_gates(name):
+    with pytest.raises(ValueError, match="has no path semantics"):
+        trace(lambda w, x: NO_GATES[name](x @ w["w"]) @ w["v"], PARAMS, gates=True)
