@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pathsgd_optax._meshes import alike
 from pathsgd_optax._network import PathNetwork, passing_on
 from pathsgd_optax._precision import rounded
 from pathsgd_optax._scaled import Scaled, log, scale_by_power_of_two
 from pathsgd_optax._scaling import PathScaler
 from pathsgd_optax._states import PathConstantsState, check_state
 from pathsgd_optax._types import Params, Scalar, check_non_negative, check_scalar
-from pathsgd_optax._updates import is_hidden, map_on_paths, scaled_path_metric
+from pathsgd_optax._updates import is_hidden, map_on_paths, placed, scaled_path_metric
 
 
 def clip_by_path_metric(
@@ -150,7 +151,8 @@ def add_path_norm_penalty(
             sound = jnp.isfinite(update) & jnp.isfinite(size)
             return rounded(total, update.dtype, sound)
 
-        return jax.tree.map(add, updates, slopes, is_leaf=is_hidden)
+        added = jax.tree.map(add, updates, slopes, is_leaf=is_hidden)
+        return placed(added, params)
 
     return _stateless(scaler, change)
 
@@ -206,4 +208,5 @@ def _slopes_of_log(
         live = jnp.where(phi.mantissa != 0, phi.mantissa, 1)
         return log(phi._replace(mantissa=live)), phi
 
-    return jax.grad(log_norm, has_aux=True)(params)
+    # The slope by weights that do not vary would be a sum over devices.
+    return jax.grad(log_norm, has_aux=True)(alike(params))

@@ -18,6 +18,7 @@ from jax import lax
 
 from pathsgd_optax._contract import contract, contract_both
 from pathsgd_optax._layout import Layer, read_layers
+from pathsgd_optax._meshes import partitioned
 from pathsgd_optax._network import (
     Described,
     Factors,
@@ -25,6 +26,8 @@ from pathsgd_optax._network import (
     PathNetwork,
     Scaling,
     check_leaves,
+    check_whole,
+    like_parameters,
     resolved,
 )
 from pathsgd_optax._program import jit_apart
@@ -101,11 +104,8 @@ class LayeredNetwork(Described):
 
     def path_norms(self, params: Params, p: float) -> list[Scaled]:
         """The norms of the paths that enter the units of each layer, inputs first."""
-        leaves = jax.tree.leaves(params)
-        inputs = _ones(self.widths[0], leaves)
-        entering, outputs = _forward(self.segments, leaves, p, inputs)
-        layers = [s.each_layer(e) for s, e in zip(self.segments, entering, strict=True)]
-        return [*itertools.chain(*layers), outputs]
+        norms = functools.partial(self._path_norms, p=p)
+        return partitioned(norms, jax.tree.leaves(params))
 
     def scaling(
         self,
@@ -119,7 +119,24 @@ class LayeredNetwork(Described):
         del constants
         leaves = jax.tree.leaves(params)
         tau = None if is_zero(damping) else jnp.asarray(damping, path_dtype(*leaves))
-        norm, stacks = _scaling(leaves, tau, jnp.int32(unit), network=self, p=p)
+        scaling = functools.partial(self._factors, p=p)
+        like = like_parameters(self, params)
+        return partitioned(scaling, leaves, tau, jnp.int32(unit), like=like)
+
+    def _path_norms(self, leaves: Sequence[jax.Array], p: float) -> list[Scaled]:
+        inputs = _ones(self.widths[0], leaves)
+        entering, outputs = _forward(self.segments, leaves, p, inputs)
+        layers = [s.each_layer(e) for s, e in zip(self.segments, entering, strict=True)]
+        return [*itertools.chain(*layers), outputs]
+
+    def _factors(
+        self,
+        leaves: Sequence[jax.Array],
+        tau: jax.Array | None,
+        unit: jax.Array,
+        p: float,
+    ) -> Scaling:
+        norm, stacks = _scaling(leaves, tau, unit, network=self, p=p)
         factors: dict[int, Factors] = {}
         for segment, stack in zip(self.segments, stacks, strict=True):
             factors |= segment.each_leaf(stack)
@@ -182,6 +199,7 @@ def layered_network(params: Params) -> LayeredNetwork:
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 1, notations.
     """
+    check_whole(params)
     layers = read_layers(params)
     return LayeredNetwork(jax.tree.structure(params), tuple(segments(layers)))
 
@@ -293,7 +311,8 @@ def _with_bias(units: Scaled, bias: jax.Array | None, p: float) -> Scaled:
 
 
 def _ones(width: int, leaves: Sequence[jax.Array]) -> Scaled:
-    return Scaled(jnp.ones(width, path_dtype(*leaves)), jnp.int32(0))
+    ones = jnp.ones_like(leaves[0], path_dtype(*leaves), shape=(width,))
+    return Scaled(ones, jnp.zeros_like(leaves[0], jnp.int32, shape=()))
 
 
 def _total(outputs: Scaled, p: float) -> Scaled:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pathsgd_optax._meshes import varying_axes
 from pathsgd_optax._scaled import (
     Scaled,
     exponent_of,
@@ -203,6 +204,18 @@ def check_network(network: Any) -> None:
     )
 
 
+def check_whole(params: Params) -> None:
+    """Raises a ValueError where ``params`` may be what one device has of them."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        for axis in varying_axes(leaf):
+            raise ValueError(
+                f"{leaf_name(path)} of shape {leaf.shape} may be a device's shard: it "
+                f"varies over the manual axis {axis!r}, and no network is read off it. "
+                "Make one of the whole params, outside of shard_map and pmap, and pass "
+                "it as `network=`; update params that are sharded outside, too."
+            )
+
+
 def check_leaves(network: PathNetwork, params: Params) -> None:
     """Raises a ValueError where ``params`` are not the network's.
 
@@ -216,10 +229,24 @@ def check_leaves(network: PathNetwork, params: Params) -> None:
         if jnp.shape(array) != parameter.shape:
             raise ValueError(
                 f"{parameter.path} has shape {jnp.shape(array)}, but the network "
-                f"was made for {parameter.shape}. Make a network for these params."
+                f"was made for {parameter.shape}. {_remedy(array)}"
             )
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(f"{parameter.path} is {array.dtype}, not floating.")
+
+
+def _remedy(array: Any) -> str:
+    if varying_axes(array):
+        return "Update params that are sharded in shard_map outside of it."
+    return "Make a network for these params."
+
+
+def like_parameters(network: PathNetwork, params: Params) -> Scaling:
+    """In the place of each part of a scaling, a parameter that it is on a mesh with."""
+    leaves = [None if is_masked(x) else x for x in leaves_of(network, params)]
+    return Scaling._make(
+        [next((x for x in leaves if x is not None), None), tuple(leaves)]
+    )
 
 
 def leaves_of(network: PathNetwork, params: Params) -> list[Any]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from pathsgd_optax import _scaled
 from pathsgd_optax._contract import contract
 from pathsgd_optax._layered import LayeredNetwork, check_layered
+from pathsgd_optax._meshes import partitioned
 from pathsgd_optax._network import Factors, PathNetwork, check_network, passing_on, root
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._types import Params, check_norm_order, path_dtype
@@ -182,7 +183,8 @@ def group_norm(
     """
     check_layered(network, "group_norm")
     network.check(params)
-    return _group_norm(network, params, check_norm_order(p), check_norm_order(q, "q"))
+    p, q = check_norm_order(p), check_norm_order(q, "q")
+    return partitioned(functools.partial(_group_norm, network, p=p, q=q), params)
 
 
 def max_norm(network: LayeredNetwork, params: Params, p: float = 2) -> jax.Array:

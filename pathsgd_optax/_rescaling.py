@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pathsgd_optax._layered import LayeredNetwork, check_layered
+from pathsgd_optax._meshes import partitioned
 from pathsgd_optax._scaled import Scaled, log, reciprocal, scale_by_power_of_two
 from pathsgd_optax._segments import Weights
 from pathsgd_optax._types import Params, Scalar, check_norm_order, path_dtype
@@ -69,7 +70,7 @@ def rescale(
     _check_rescaling(hidden, layer, unit, c)
     factors = [jnp.ones(width, _dtype(params)) for width in hidden]
     factors[layer] = factors[layer].at[unit].multiply(c.astype(_dtype(params)))
-    return _apply(network, params, _as_scaled(factors))
+    return _rescale(network, params, _as_scaled(factors))
 
 
 def unbalance(
@@ -139,7 +140,7 @@ def unbalance(
             f"{count=} picks of {sum(hidden)} hidden units, each by about {scale}, "
             "rescale some of them out of the parameters' range. Pick fewer."
         )
-    return _apply(network, params, _as_scaled(jnp.split(factors, ends)))
+    return _rescale(network, params, _as_scaled(jnp.split(factors, ends)))
 
 
 def balance(network: LayeredNetwork, params: Params, p: float = 2) -> Params:
@@ -186,7 +187,8 @@ def balance(network: LayeredNetwork, params: Params, p: float = 2) -> Params:
     """
     check_layered(network, "balance")
     network.check(params)
-    return _balance(network, params, check_norm_order(p))
+    balanced = functools.partial(_balance, network, p=check_norm_order(p))
+    return partitioned(balanced, params, like=params)
 
 
 def _check_rescaling(
@@ -232,6 +234,12 @@ def _random_factors(
     picked = jax.random.randint(pick, (count,), 0, units)
     c = jnp.exp(sigma * jax.random.normal(draw, (count,), dtype))
     return jnp.ones(units, dtype).at[picked].multiply(scale * c)
+
+
+def _rescale(
+    network: LayeredNetwork, params: Params, factors: Sequence[Scaled]
+) -> Params:
+    return partitioned(functools.partial(_apply, network), params, factors, like=params)
 
 
 def _as_scaled(factors: Sequence[jax.Array]) -> list[Scaled]:

@@ -6,7 +6,6 @@ rescaling changes, and so is the weight itself times it.
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ import optax
 
 from pathsgd_optax._layered import layered_network
 from pathsgd_optax._masks import Mask, kept
+from pathsgd_optax._meshes import partitioned, zeros
 from pathsgd_optax._network import (
     NO_PATH,
     UNIT_OF_NORM,
@@ -25,6 +25,7 @@ from pathsgd_optax._network import (
     check_unmasked,
     is_masked,
     is_placeholder,
+    like_parameters,
     passing_on,
     resolved,
     spread,
@@ -77,9 +78,12 @@ class PathScaler:
     def init(self, params: Params) -> ScaleByPathNormState:
         """The state before the first step; raises where params aren't the network's."""
         self.check(params)
-        dtype, unit = path_dtype(*jax.tree.leaves(params)), self._first_unit
-        zeros = jnp.zeros((), dtype), jnp.zeros((), dtype)
-        state = ScaleByPathNormState(*zeros, jnp.int32(unit))
+        leaves = jax.tree.leaves(params)
+        norm = jax.ShapeDtypeStruct((), path_dtype(*leaves))
+        exponent = jax.ShapeDtypeStruct((), jnp.int32)
+        first = next(iter(leaves), None)
+        norm, metric, unit = zeros((norm, norm, exponent), first)
+        state = ScaleByPathNormState(norm, metric, unit + self._first_unit)
         if self.update_every is None:
             return state
         age, scaling = jnp.zeros((), jnp.int32), self._nothing(params)
@@ -107,13 +111,7 @@ class PathScaler:
         check_state(state, ScaleByPathNormState)
         network, constants = self.checked(updates, state, params, constants)
 
-        def compute() -> Scaling:
-            scaling = network.scaling(
-                params, self.p, self.damping, constants, state.unit
-            )
-            return passing_on(scaling)
-
-        scaling, after = self._refreshed(state, compute)
+        scaling, after = self._refreshed(network, params, constants, state)
         roots = self.roots(network, params, scaling)
         nothing = jnp.zeros_like(state.path_metric)
         return roots, after._replace(
@@ -182,11 +180,25 @@ class PathScaler:
         )
 
     def _refreshed(
-        self, state: ScaleByPathNormState, compute: Callable[[], Scaling]
+        self,
+        network: PathNetwork,
+        params: Params,
+        constants: Any,
+        state: ScaleByPathNormState,
     ) -> tuple[Scaling, ScaleByPathNormState]:
+        arguments = (params, self.damping, constants, state.unit)
+
+        def compute(params: Params, *arguments: Any) -> Scaling:
+            return passing_on(network.scaling(params, self.p, *arguments))
+
         if self.update_every is None or state.age is None:
-            return compute(), state
-        held = jax.lax.cond(state.age == 0, compute, lambda: state.scaling)
+            return compute(*arguments), state
+
+        def refreshed(age: jax.Array, held: Scaling, *arguments: Any) -> Scaling:
+            return jax.lax.cond(age == 0, lambda: compute(*arguments), lambda: held)
+
+        like = like_parameters(network, params)
+        held = partitioned(refreshed, state.age, state.scaling, *arguments, like=like)
         age = (state.age + 1) % self.update_every
         return held, state._replace(age=age, scaling=held)
 
@@ -197,7 +209,7 @@ class PathScaler:
         network = self.resolve(params)
         compute = functools.partial(network.scaling, p=self.p)
         shapes = jax.eval_shape(compute, params, constants=network.constants)
-        return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        return zeros(shapes, like_parameters(network, params))
 
 
 def _shapes(network: PathNetwork | None) -> Params:

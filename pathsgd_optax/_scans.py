@@ -19,6 +19,7 @@ from jax.extend.core import Jaxpr, JaxprEqn
 from pathsgd_optax import _mass
 from pathsgd_optax._inputs import is_binary, is_given, parts, units
 from pathsgd_optax._mass import Mass
+from pathsgd_optax._meshes import alike
 from pathsgd_optax._rays import Ray
 from pathsgd_optax._tape import Tape
 from pathsgd_optax._values import (
@@ -114,9 +115,9 @@ def _forward(
         after, outs = step(quiet, operands._replace(carry=carry, rows=rows))
         return _each(_sealed, after), (outs, carry if keep else [])
 
-    after, (stacks, before) = lax.scan(
-        scanned, _each(_sealed, operands.carry), operands.rows, **_course(context)
-    )
+    carry = _each(_sealed, operands.carry)
+    course, constants = _course(context), operands.constants
+    after, (stacks, before) = _run(scanned, carry, operands.rows, constants, course)
     return after, stacks, before
 
 
@@ -141,7 +142,7 @@ def _backward(
         return ([_sealed(x) for x in found[1]], totals), found[2]
 
     course = _course(context)
-    (leaving, totals), rows = lax.scan(
+    (leaving, totals), rows = _run(
         scanned,
         (
             [_sealed(x) for x in slopes[:carried]],
@@ -152,7 +153,8 @@ def _backward(
             operands.rows,
             [_stacked(x, course["length"]) for x in slopes[carried:]],
         ),
-        **course | {"reverse": not course["reverse"]},
+        operands.constants,
+        course | {"reverse": not course["reverse"]},
     )
     return [*totals, *leaving, *map(_unstacked, rows)]
 
@@ -169,6 +171,23 @@ def _slopes_of_step(
     leaves = [_masses(part) for part in operands]
     found = iter(tape.slopes(ends, [*itertools.chain(*leaves)]))
     return [list(itertools.islice(found, len(part))) for part in leaves]
+
+
+def _run(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    rows: Any,
+    constants: list[Operand],
+    course: dict[str, Any],
+) -> Any:
+    """`lax.scan`, whose carry varies from the start over what it will vary over."""
+    carry, rows, _ = alike((carry, rows, constants))
+
+    def alike_step(carry: Any, row: Any) -> tuple[Any, Any]:
+        after, out = step(carry, row)
+        return alike((carry, after))[1], out
+
+    return lax.scan(alike_step, carry, rows, **course)
 
 
 def _course(context: Context) -> dict[str, Any]:

@@ -22,15 +22,18 @@ from pathsgd_optax._arguments import (
 from pathsgd_optax._examples import check_examples
 from pathsgd_optax._interpreter import interpret
 from pathsgd_optax._mass import Mass
+from pathsgd_optax._meshes import partitioned
 from pathsgd_optax._network import (
     NO_PATH,
     Described,
     Parameter,
     Scaling,
     check_leaves,
+    check_whole,
     is_masked,
     leaf_name,
     leaves_of,
+    like_parameters,
     resolved,
 )
 from pathsgd_optax._operands import Rule
@@ -90,7 +93,8 @@ class TracedNetwork(Described):
 
     def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
         """phi_p, a scalar."""
-        return _path_norm(self, self._leaves(params), p, constants)
+        norm = functools.partial(_path_norm, network=self, p=p)
+        return partitioned(norm, self._leaves(params), constants)
 
     def scaling(
         self,
@@ -103,7 +107,11 @@ class TracedNetwork(Described):
         """phi_p, and sqrt(gamma_p) / 2**unit of the leaves."""
         if not is_zero(damping):
             raise ValueError("a traced network has no damping yet. Use damping=0.")
-        return _scaling(self, self._leaves(params), p, constants, jnp.int32(unit))
+        scaling = functools.partial(_scaling, network=self, p=p)
+        like = like_parameters(self, params)
+        return partitioned(
+            scaling, self._leaves(params), constants, jnp.int32(unit), like=like
+        )
 
     def _leaves(self, params: Params) -> list[jax.Array]:
         """The leaves; any numbers for masked ones, which are on no path."""
@@ -202,6 +210,7 @@ def trace_network(
       ReLU Activations <https://arxiv.org/abs/1605.07154>`_, 2016, for shared weights.
     """
     check_params(params)
+    check_whole(params)
     params, x, constants = map(shapes, (params, x, constants))
     jaxpr, names = _trace(apply_fn, params, x, constants)
     inputs = tuple(jax.tree.leaves(_examples(x, 1)))
@@ -313,7 +322,7 @@ def _uses(
 
 @functools.partial(jax.jit, static_argnames=("network", "p"))
 def _path_norm(
-    network: TracedNetwork, leaves: Sequence[jax.Array], p: float, constants: Any
+    leaves: Sequence[jax.Array], constants: Any, *, network: TracedNetwork, p: float
 ) -> Scaled:
     context = _context(leaves, p, None, network.custom, network.gates)
     output = _run(context, network, _weights(context, leaves), constants)
@@ -322,11 +331,12 @@ def _path_norm(
 
 @functools.partial(jax.jit, static_argnames=("network", "p"))
 def _scaling(
-    network: TracedNetwork,
     leaves: Sequence[jax.Array],
-    p: float,
     constants: Any,
     unit: jax.Array,
+    *,
+    network: TracedNetwork,
+    p: float,
 ) -> Scaling:
     tape = Tape()
     context = _context(leaves, p, tape, network.custom, network.gates)

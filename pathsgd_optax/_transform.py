@@ -14,7 +14,7 @@ from pathsgd_optax._states import (
     check_state,
 )
 from pathsgd_optax._types import Params, Scalar, check_non_negative
-from pathsgd_optax._updates import after_gradients, divide, multiply
+from pathsgd_optax._updates import after_gradients, divide, multiply, placed
 
 
 def scale_by_path_norm(
@@ -124,7 +124,7 @@ def scale_by_path_norm(
         roots, state = scaler.step(updates, state, params, constants)
         if monitor:
             roots = after_gradients(roots, updates)
-        return divide(updates, roots, 2 * exponent), state
+        return placed(divide(updates, roots, 2 * exponent), params), state
 
     return optax.GradientTransformationExtraArgs(scaler.init, update_fn)
 
@@ -217,12 +217,12 @@ def precondition_by_path_norm(
         roots, paths = scaler.step(updates, state.paths, params, constants)
         gradients = updates
         updates, inner_state = inner.update(
-            divide(updates, roots, 1),
+            placed(divide(updates, roots, 1), params),
             state.inner_state,
             multiply(params, roots),
             **extra_args,
         )
         updates = divide(updates, after_gradients(roots, gradients), 1)
-        return updates, PreconditionByPathNormState(paths, inner_state)
+        return placed(updates, params), PreconditionByPathNormState(paths, inner_state)
 
     return widely(optax.GradientTransformationExtraArgs(init_fn, update_fn))

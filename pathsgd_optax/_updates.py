@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from pathsgd_optax._contract import sum_of_squares
+from pathsgd_optax._meshes import partitioned, sharded_like
 from pathsgd_optax._network import (
     Factors,
     difference,
@@ -47,9 +48,18 @@ def multiply(params: Params, roots: Roots) -> Params:
     def multiplied(leaf: jax.Array, factors: Factors) -> jax.Array:
         wide = leaf.astype(factors[0].dtype)
         product = functools.reduce(jnp.multiply, map(vanishing, factors), wide)
-        return product.astype(leaf.dtype)
+        return sharded_like(product.astype(leaf.dtype), leaf)
 
     return map_on_paths(multiplied, params, roots)
+
+
+def placed(updates: optax.Updates, params: Params) -> optax.Updates:
+    """The updates, sharded like the parameters."""
+
+    def alike(update: Any, leaf: Any) -> Any:
+        return update if is_hidden(update) else sharded_like(update, leaf)
+
+    return jax.tree.map(alike, updates, params, is_leaf=is_hidden)
 
 
 def map_on_paths(
@@ -65,11 +75,19 @@ def map_on_paths(
 
 def path_metric(updates: optax.Updates, roots: Roots) -> jax.Array:
     """``sqrt(sum(updates**2 / gamma))`` over what has factors."""
-    return _size([_quotient(*pair, 1) for pair in _on_paths(updates, roots)])
+    return partitioned(_path_metric, updates, roots)
 
 
 def scaled_path_metric(updates: optax.Updates, roots: Roots) -> Scaled:
     """The path metric, whose square may be out of range; inf or nan as updates are."""
+    return partitioned(_scaled_path_metric, updates, roots)
+
+
+def _path_metric(updates: optax.Updates, roots: Roots) -> jax.Array:
+    return _size([_quotient(*pair, 1) for pair in _on_paths(updates, roots)])
+
+
+def _scaled_path_metric(updates: optax.Updates, roots: Roots) -> Scaled:
     quotients = [
         rounded(_quotient(update, factors, 1), factors[0].dtype, jnp.isfinite(update))
         for update, factors in _on_paths(updates, roots)
@@ -97,7 +115,8 @@ def after_gradients(roots: Roots, updates: optax.Updates) -> Roots:
     The gradient of a bias is, once the kernel behind it has been read. A step that
     reads gradients several times is the faster for this: no kernel is copied.
     """
-    return after(roots, [x for x in jax.tree.leaves(updates) if x.ndim == 1])
+    biases = [x for x in jax.tree.leaves(updates) if x.ndim == 1]
+    return partitioned(after, roots, biases, like=roots)
 
 
 def check_updates(updates: optax.Updates, params: Params) -> None:

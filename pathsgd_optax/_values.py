@@ -24,6 +24,7 @@ from jax.extend.core import JaxprEqn
 
 from pathsgd_optax import _mass
 from pathsgd_optax._mass import Mass
+from pathsgd_optax._meshes import alike
 from pathsgd_optax._rays import Ray, Step
 from pathsgd_optax._tape import Pull, Tape
 
@@ -251,7 +252,7 @@ class Context:
 
     def bind(self, *arrays: jax.Array, **changed: Any) -> list[jax.Array]:
         """Applies the primitive itself."""
-        results = self.eqn.primitive.bind(*arrays, **(self.params | changed))
+        results = self.eqn.primitive.bind(*alike(arrays), **(self.params | changed))
         return results if self.eqn.primitive.multiple_results else [results]
 
     # All that may be done to masses: it is recorded, with its slopes.
@@ -307,7 +308,7 @@ class Context:
     ) -> tuple[jax.Array, Any]:
         if self.tape is None:
             return function(*parts), None
-        return jax.vjp(function, *parts)
+        return jax.vjp(function, *alike(parts))
 
     def _recorded(self, result: Mass, sources: Sequence[Mass], pull: Pull) -> Mass:
         if self.tape is None:
