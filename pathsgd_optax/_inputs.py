@@ -219,11 +219,11 @@ def is_binary(x: Inputs | Value) -> bool:
 def _followed(context: Context, operands: Sequence[Any]) -> list[Known]:
     """What is known of the entries of the results."""
     name = context.eqn.primitive.name
-    where = MOVED.get(name, slice(0))
-    moved = operands[where]
-    places = [x for x in operands if not any(x is other for other in moved)]
-    if moved and all(isinstance(x, Value) for x in places):
-        return _moved(context, operands, where)
+    if name in MOVED:
+        moved = range(len(operands))[MOVED[name]]
+        places = [x for k, x in enumerate(operands) if k not in moved]
+        if all(isinstance(x, Value) for x in places):
+            return _moved(context, operands, MOVED[name])
     if name in ELEMENTWISE:
         return [_elementwise(context, operands)]
     return [(None, None)] * len(context.eqn.outvars)
@@ -247,7 +247,7 @@ def _elementwise(context: Context, operands: Sequence[Any]) -> Known:
     if any(map(_is_free, operands)) and not factors:
         return None, None
     frees, values = parts(operands, _avals(context))
-    free, value = _any(context, frees), context.bind(*values)[0]
+    free, value = _any(context, frees), evaluated(context.bind, *values)[0]
     if not factors:
         return free, value
     dead = _any(context, map(_known_zero, frees, values))

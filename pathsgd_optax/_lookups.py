@@ -70,6 +70,7 @@ def select(context: Context, which: Inputs, *cases: Value) -> list[Operand]:
     """One of several values: the paths of all that it may be, in each entry."""
     note(context, "bias" if any(x.is_data for x in cases) else "weight", cases)
     [free], [known] = parts([which], [context.eqn.invars[0].aval])
+    known = known.astype(np.int32)
     masks = [(free | (known == k)).astype(context.dtype) for k in range(len(cases))]
     pairs = zip(cases, masks, strict=True)
     possible = [_masked(context, *pair) for pair in pairs if not pair[0].is_no_edge]

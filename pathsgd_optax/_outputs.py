@@ -56,7 +56,7 @@ def ends(context: Context, outputs: Sequence[Value]) -> Mass:
 
 
 def _name(path: Any) -> str:
-    return f"the outputs{keystr(path)}"
+    return f"outputs{keystr(path)}"
 
 
 def _has_rows(shape: tuple[int, ...], one: tuple[int, ...], batch: int) -> bool:

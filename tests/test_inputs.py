@@ -200,6 +200,46 @@ def test_scaled_inputs_that_a_scan_reads_are_input_units():
     assert phi(apply_fn, jnp.float32([[3.0]])) == 3 * 3 + 3 * 3
 
 
+def test_a_choice_between_a_mask_and_itself_is_a_mask():
+    def apply_fn(w, x):
+        mask = jnp.pad(x[:, :2] > 0, ((0, 0), (0, 1)))
+        either = jnp.where(mask, mask, x < 1)
+        return x @ w * either
+
+    assert phi(apply_fn, jnp.float32(np.eye(3))) == 3
+
+
+def test_masks_of_which_something_is_known_choose_so_in_a_scan():
+    def apply_fn(w, x):
+        mask = jnp.pad(x > 0, ((0, 0), (0, 1)))[0]
+        rows = jax.lax.map(lambda m: jnp.where(m, w, 0) + jnp.where(m, 0, 2 * w), mask)
+        return rows[None]
+
+    assert phi(apply_fn, jnp.float32([3.0])) == 3 * (3 + 6) + 6
+
+
+EDGES = np.array([[0, 0, 1, 2], [1, 2, 2, 0]])
+
+
+def test_edges_of_a_graph_that_are_closed_over_are_known():
+    adjacent = np.zeros((3, 3), np.float32)
+    adjacent[EDGES[1], EDGES[0]] = 1
+
+    def by_edges(w, x):
+        return (
+            jax.vmap(lambda h: jax.ops.segment_sum(h[EDGES[0]], EDGES[1], 3))(
+                x[..., None] * w
+            )
+            @ w.T
+        )
+
+    def by_matrix(w, x):
+        return jnp.einsum("ij,bjk->bik", adjacent, x[..., None] * w) @ w.T
+
+    w = jnp.float32([[1, -2]])
+    assert phi(by_edges, w) == phi(by_matrix, w) == 4 * 5
+
+
 REFUSED = {
     "mul at test_inputs.py:.* multiplies a value on paths by .* the inputs": (
         lambda h, x: h * x
