@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathsgd_optax._network import leaf_name
+from pathsgd_optax._reasons import DEVICES
 from pathsgd_optax._types import Params, described
 
 
@@ -40,6 +41,8 @@ def explained(where: str) -> Iterator[None]:
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
         advice = EVALUATED if TRAINING.search(said) else ""
+        if "shard_map" in said:
+            advice = f" In shard_map, {DEVICES}"
         raise ValueError(
             f"apply_fn fails on {where}, with {type(error).__name__}: {said}{advice}"
         ) from error

@@ -25,7 +25,7 @@ from pathsgd_optax._values import (
 
 
 IDENTITIES = frozenset(
-    "copy device_put name optimization_barrier sharding_constraint "
+    "copy device_put name optimization_barrier reshard sharding_constraint "
     "stop_gradient".split()
 )
 """The primitives that return their operands."""

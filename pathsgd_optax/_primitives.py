@@ -273,8 +273,8 @@ def _raised(context: Context, x: Value, exponent: float | None) -> list[Operand]
 
 
 IDENTITIES = (
-    "copy device_put name optimization_barrier reduce_precision sharding_constraint "
-    "stop_gradient"
+    "copy device_put name optimization_barrier reduce_precision reshard "
+    "sharding_constraint stop_gradient"
 )
 """The primitives that return their operands."""
 

@@ -95,6 +95,10 @@ COINCIDING = (
     "it multiplies by parameters at places that may coincide. Pass "
     "unique_indices=True, or multiply by an array that is 1 elsewhere."
 )
+DEVICES = (
+    "what one device computes has not all the paths. Trace the function without "
+    "shard_map, as for a single device: the paths are the same."
+)
 SYSTEM = (
     "it solves a system for too many unknowns. Multiply by the inverse of its matrix, "
     "jnp.linalg.inv(a)."

@@ -19,6 +19,7 @@ from pathsgd_optax._primitives import MOVES
 from pathsgd_optax._randomness import DRAWS, check_randomness, randomness
 from pathsgd_optax._rays import Step
 from pathsgd_optax._reasons import (
+    DEVICES,
     NONLINEAR,
     ORDER,
     ROOT,
@@ -59,6 +60,9 @@ CUSTOM: dict[str, Rule] = {}
 
 A network keeps those that it was traced with.
 """
+
+PLACEMENTS = frozenset(["reshard", "sharding_constraint"])
+"""The primitives that tell on which devices an array is."""
 
 ROOTS = frozenset(["cbrt", "rsqrt", "sqrt"])
 """The primitives by which a weight is normalised."""
@@ -116,6 +120,8 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     name = context.eqn.primitive.name
     if not all_constant(operands):
         check_randomness(context, operands)
+    if name in PLACEMENTS:
+        return list(operands)
     if all_constant(operands):
         return _constant(context, *operands)
     if all(map(is_given, operands)):
@@ -150,6 +156,8 @@ def _unknown(name: str, operands: Sequence[Operand]) -> str:
     """What is wrong with an operation that has no rule."""
     if name == "fft":
         return SPECTRUM
+    if name == "shard_map":
+        return DEVICES
     if name in ("argmax", "argmin"):
         return ORDER
     if any(isinstance(x, Value) and x.is_data for x in operands):

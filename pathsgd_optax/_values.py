@@ -214,6 +214,10 @@ class Uses:
         self.draws += other.draws
 
 
+SHARDINGS = ("out_sharding", "sharding")
+"""The parameters of primitives that tell how results are sharded, where traced."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Context:
     """What a rule knows besides its operands, and what it may do to masses.
@@ -252,7 +256,9 @@ class Context:
 
     def bind(self, *arrays: jax.Array, **changed: Any) -> list[jax.Array]:
         """Applies the primitive itself."""
-        results = self.eqn.primitive.bind(*alike(arrays), **(self.params | changed))
+        anywhere = {name: None for name in SHARDINGS if name in self.params}
+        params = self.params | anywhere | changed
+        results = self.eqn.primitive.bind(*alike(arrays), **params)
         return results if self.eqn.primitive.multiple_results else [results]
 
     # All that may be done to masses: it is recorded, with its slopes.

@@ -7,6 +7,7 @@ import re
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from jax import lax
@@ -267,3 +268,51 @@ def test_a_network_is_read_off_whole_params_on_manual_axes():
     params = networks.dense_tree((8, 8, 8))
     update = functools.partial(_two_updates, pathsgd.path_sgd(0.1), ())
     jax.eval_shape(functools.partial(_within, update), params)
+
+
+# Functions that say where their arrays are.
+
+
+def _placed(params, x):
+    hidden = jnp.einsum("nd,dh->nh", x, params["a"], out_sharding=P(None, None))
+    hidden = jax.sharding.reshard(jax.nn.relu(hidden), P(None, "columns"))
+    return jnp.dot(hidden, params["b"], out_sharding=P(None, None))
+
+
+def _constrained(params, x):
+    hidden = jax.nn.relu(x @ params["a"])
+    hidden = lax.with_sharding_constraint(hidden, P(None, "columns"))
+    return hidden @ params["b"]
+
+
+@pytest.mark.parametrize(
+    ("apply", "axis_types"), [(_placed, EXPLICIT), (_constrained, AUTO)]
+)
+def test_where_arrays_are_changes_no_paths(apply, axis_types):
+    params = {"a": jnp.ones((8, 8)), "b": jnp.ones((8, 4))}
+    sharded = _put(params, axis_types)
+    with jax.set_mesh(_mesh(axis_types)):
+        network = pathsgd.trace_network(apply, sharded, jnp.ones((1, 8)))
+        norms = [pathsgd.path_norm(network, weights) for weights in (sharded, params)]
+    np.testing.assert_allclose(norms, 16.0, rtol=1e-6)
+    np.testing.assert_allclose(pathsgd.path_norm(network, params), 16.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("batch", ["rows", None])
+def test_functions_of_what_a_device_has_are_refused(batch):
+    """A batch of one example cannot be shared out; else the operation has no rule."""
+
+    def partial_sums(x, a, b):
+        return lax.psum(jax.nn.relu(x @ a) @ b, "columns")
+
+    specs = (P(batch, None), P(None, "columns"), P("columns", None))
+    apply = jax.shard_map(
+        partial_sums, mesh=_mesh(AUTO), in_specs=specs, out_specs=P(batch, None)
+    )
+    params = {"a": jnp.ones((8, 8)), "b": jnp.ones((8, 4))}
+    with pytest.raises(ValueError, match="Trace the function without shard_map"):
+        pathsgd.trace_network(
+            lambda params, x: apply(x, params["a"], params["b"]),
+            params,
+            jnp.ones((4, 8)),
+        )
