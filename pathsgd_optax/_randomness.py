@@ -13,7 +13,14 @@ from jax.extend.core import ClosedJaxpr, JaxprEqn
 
 from pathsgd_optax._places import place
 from pathsgd_optax._reasons import RANDOM
-from pathsgd_optax._values import Context, NoPathError, Operand, Randomness, Uses, Value
+from pathsgd_optax._values import (
+    Context,
+    NoPathError,
+    Operand,
+    Randomness,
+    Uses,
+    Value,
+)
 
 
 DRAWS = ("random_bits", "random_gamma", "rng_", "threefry")
@@ -57,7 +64,8 @@ def check_randomness(context: Context, operands: Sequence[Operand]) -> None:
     if name.startswith(DRAWS):
         raise NoPathError(RANDOM)
     most = max((x.random for x in operands if isinstance(x, Value)), default=0)
-    if most == Randomness.CHOICES or (most and name not in FEATURES):
+    on_paths = any(isinstance(x, Value) and not x.is_constant for x in operands)
+    if most == Randomness.CHOICES or (most and on_paths and name not in FEATURES):
         raise NoPathError(RANDOM)
 
 

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax import lax
 
 import pathsgd_optax as pathsgd
-from tests import networks
+from tests import networks, paths
 
 
 NO, YES = jnp.array(False), jnp.array(True)
@@ -83,6 +83,14 @@ def test_what_is_not_known_decides_on_no_paths(function, constants):
         ValueError, match=r"at test_interpreter.py:\d+ has .*Close over"
     ):
         phi(function, *constants)
+
+
+def test_a_known_branch_in_a_scan_has_slopes():
+    def scanned(flag, x):
+        return lax.scan(lambda x, _: (doubled_if(flag, x), None), x, None, 3)[0]
+
+    found = paths.of_units(lambda x: scanned(YES, x))
+    np.testing.assert_allclose(found, paths.of_units(lambda x: 8 * x), rtol=1e-6)
 
 
 class Dropping(nn.Module):

@@ -48,12 +48,52 @@ def test_features_that_are_drawn_are_constants(name):
         chex.assert_trees_all_close(drawn, other, rtol=1e-5)
 
 
+EMBEDDINGS = {
+    "Fourier": lambda x, w, shift: jnp.sin(x[:, :1] * w[None] + shift[None]),
+    "cosines": lambda x, w, shift: jnp.cos(2 * x[:, 1:] @ w[None] + shift[None]),
+    "positions": lambda x, w, shift: jnp.concatenate([x + w[:2][None], x - 1], 1),
+}
+
+
+@pytest.mark.parametrize("name", EMBEDDINGS)
+def test_inputs_may_be_embedded_at_random(name):
+    def phi(*keys):
+        def apply_fn(params, x):
+            w, shift = (draw((4,), key) for key in keys) if keys else constants
+            return EMBEDDINGS[name](x, w, shift) @ params
+
+        params = jnp.float32([[1, 2], [3, 4], [5, 6], [7, 8]])
+        network = pathsgd.trace_network(apply_fn, params, networks.spec(3, 2))
+        return pathsgd.path_norm(network, params, 1)
+
+    keys = jax.random.split(KEY)
+    constants = [draw((4,), key) for key in keys]
+    assert phi(*keys) == phi() == 36
+
+
 def bernoulli(shape):
     return jax.random.bernoulli(KEY, 0.5, shape)
 
 
 def noise_of_a_scan():
     return lax.scan(lambda c, key: (c, draw((), key)), 0, jax.random.split(KEY, 4))[1]
+
+
+NOISE_OF_INPUTS = {
+    "noise": lambda x: x + draw(x.shape),
+    "dropout": lambda x: jnp.where(bernoulli(x.shape), x, 0),
+    "dropout alike for all": lambda x: x * bernoulli((1, 2)).astype(x.dtype),
+}
+
+
+@pytest.mark.parametrize("name", NOISE_OF_INPUTS)
+def test_noise_of_inputs_is_refused(name):
+    with pytest.raises(ValueError, match=r"test_randomness.*dropout is active"):
+        pathsgd.trace_network(
+            lambda w, x: NOISE_OF_INPUTS[name](x) @ w,
+            jnp.ones((2, 1)),
+            networks.spec(3, 2),
+        )
 
 
 NOISE = {
