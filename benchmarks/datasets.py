@@ -57,7 +57,8 @@ def load(name: str, data_dir: Path | None = None, verify: bool = True) -> Datase
     Args:
       name: one of `NAMES`.
       data_dir: the folder of its published files; without one, Hugging Face's
-        ``datasets`` downloads it. The digits need neither.
+        ``datasets`` downloads it. The digits need neither, but no folder that isn't
+        there is accepted.
       verify: whether the files must have the published checksums. If not, the name
         of the data set, and so each result on it, says that it is unverified.
 
@@ -71,6 +72,8 @@ def load(name: str, data_dir: Path | None = None, verify: bool = True) -> Datase
     """
     if name not in NAMES:
         raise ValueError(f"There is no data set {name!r}, only {', '.join(NAMES)}.")
+    if data_dir is not None and not data_dir.is_dir():
+        raise FileNotFoundError(f"There is no folder {data_dir}, the --data-dir.")
     if name in EMBEDDED:
         return EMBEDDED[name]()
     if data_dir is None:

@@ -86,6 +86,7 @@ def prepare(
       ValueError: if the data, the folder or the options don't fit together.
       OSError: if a file can't be read or written.
     """
+    results.check_command(options.output, command)
     dataset = _load(options)
     names = "width", "batch_size", "search_epochs"
     settings = {name: vars(options)[name] for name in names} | further

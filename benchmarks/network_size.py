@@ -85,6 +85,7 @@ def _parser() -> commands.Parser:
 
 def _open(options: argparse.Namespace) -> Journal[SizeRecord]:
     """The records in the output folder, all of the same schedule."""
+    results.check_command(options.output, "network_size")
     journal = Journal(options.output / "sizes.jsonl", SizeRecord)
     results.open_journals(options.output, one_layer.SETTINGS, journal)
     results.record_run(options.output, "network_size", vars(options))

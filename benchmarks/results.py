@@ -194,6 +194,16 @@ def open_journals(
         journal.read()
 
 
+def check_command(path: Path, command: str) -> None:
+    """Raises a ValueError where a folder has the results of another command."""
+    for run in Journal(path / "runs.jsonl", Run).read():
+        if run.command != command:
+            raise ValueError(
+                f"{path} holds the results of benchmarks.{run.command}, not those of "
+                f"benchmarks.{command}: choose another output folder."
+            )
+
+
 PACKAGES = ("jax", "jaxlib", "optax", "flax", "numpy", "pathsgd-optax")
 
 

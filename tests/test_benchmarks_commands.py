@@ -1,10 +1,19 @@
 """What the commands share: presets, data and messages."""
 
+import itertools
 from pathlib import Path
 
 import pytest
 
-from benchmarks import commands, datasets
+from benchmarks import (
+    commands,
+    convnet,
+    datasets,
+    learning_curves,
+    network_size,
+    results,
+    unbalanced,
+)
 
 
 PRESETS = {"laptop": {"width": 5, "dataset": "digits"}, "paper": {"width": 7}}
@@ -44,3 +53,37 @@ def test_an_error_takes_one_line(capsys):
         commands.Parser(prog="command").error("two\n  lines")
     assert end.value.code == 2
     assert capsys.readouterr().err == "command: error: two lines\n"
+
+
+MAINS = {
+    "convnet": convnet.main,
+    "learning_curves": learning_curves.main,
+    "network_size": network_size.main,
+    "unbalanced": unbalanced.main,
+}
+
+
+@pytest.mark.parametrize(("name", "other"), [*itertools.permutations(MAINS, 2)])
+def test_the_folder_of_another_command_is_refused(name, other, tmp_path, capsys):
+    results.record_run(tmp_path, other, {"seeds": 1})
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(SystemExit) as end:
+        MAINS[name](["--preset=smoke", f"--output={tmp_path}"])
+    assert end.value.code == 2
+    message = f"holds the results of benchmarks.{other}, not those of benchmarks.{name}"
+    assert message in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("dataset", datasets.NAMES)
+@pytest.mark.parametrize("name", MAINS)
+def test_a_data_folder_that_is_not_there_is_refused(name, dataset, tmp_path, capsys):
+    files, output = tmp_path / "files", tmp_path / "output"
+    options = [f"--dataset={dataset}", f"--data-dir={files}", f"--output={output}"]
+    with pytest.raises(SystemExit) as end:
+        MAINS[name](["--preset=smoke", *options])
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert f"There is no folder {files}" in error
+    assert error.count("\n") == 1
+    assert not output.exists()

@@ -174,4 +174,6 @@ def test_it_leaves_curves_and_a_picture_and_goes_on(tmp_path, monkeypatch, capsy
         learning_curves.main(
             ["--preset=smoke", "--width=2", "--batch-size=10", f"--output={tmp_path}"]
         )
-    assert "holds curves of network resnet, not None" in capsys.readouterr().err
+    assert (
+        "holds the results of benchmarks.convnet, not those" in capsys.readouterr().err
+    )

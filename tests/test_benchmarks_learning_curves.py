@@ -233,7 +233,7 @@ def test_a_diverged_run_is_recorded_and_drawn(tmp_path, monkeypatch):
         (["--dataset=mnist"], "--data-dir"),
         (
             ["--dataset=mnist", "--data-dir=nowhere"],
-            "train-images-idx3-ubyte is missing",
+            "There is no folder nowhere",
         ),
         (["--batch-size=31"], "--batch-size 31 is more than the 30 points"),
         (["--unknown"], "--unknown"),

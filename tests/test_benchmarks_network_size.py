@@ -98,7 +98,7 @@ def test_more_of_the_same_is_appended(tmp_path, more):
         (["--hidden-units", "4", "none"], "--hidden-units: must be an integer above 0"),
         (["--epochs=0"], "--epochs: must be an integer above 0"),
         (["--preset=huge"], "invalid choice: 'huge'"),
-        (["--dataset=mnist", "--data-dir=nowhere"], "ubyte is missing"),
+        (["--dataset=mnist", "--data-dir=nowhere"], "There is no folder nowhere"),
     ],
 )
 def test_bad_arguments_are_refused_in_one_line(tmp_path, capsys, arguments, message):
