@@ -76,7 +76,7 @@ def _larger(side: int, context: Context, x: Value, y: Value) -> Value:
         return context.bent(max(x, y, key=_steepness), *slopes)
     leaves = all_leaves((x, y))
     if x.is_data and y.is_data and x.ray.is_related_to(y.ray):
-        mass = _of_multiples(side, context, x.mass, y.mass)
+        mass = _steeper(context, x.mass, y.mass)
         return Value(None, mass, leaves=leaves, ray=x.ray.multiple())
     return Value(None, context.add(x.mass, y.mass), leaves=leaves)
 
@@ -85,10 +85,10 @@ def _steepness(x: Value) -> float:
     return abs(x.ray.slope)
 
 
-def _of_multiples(side: int, context: Context, x: Mass, y: Mass) -> Mass:
-    """Of the masses of a value's multiples those that are chosen."""
+def _steeper(context: Context, x: Mass, y: Mass) -> Mass:
+    """Of the masses of a value's multiples the larger ones."""
     (one, other), _ = _mass.align(x, y)
-    chosen = lax.stop_gradient(one >= other if side == 1 else one <= other)
+    chosen = lax.stop_gradient(one >= other)
     return context.linear(lambda a, b: jnp.where(chosen, a, b), x, y)
 
 

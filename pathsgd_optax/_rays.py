@@ -34,8 +34,8 @@ class Ray:
 
     @property
     def slope(self) -> float:
-        """The factor that paths count: that of the positive side, unless it is 0."""
-        return self.above or self.below
+        """The factor that paths count: the steeper one, which no sign changes."""
+        return max(self.above, self.below, key=abs)
 
     def times(self, factor: float) -> "Ray":
         """That of the product with a number."""

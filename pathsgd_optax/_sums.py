@@ -16,6 +16,7 @@ from pathsgd_optax import _mass
 from pathsgd_optax._operands import all_leaves, note, rules
 from pathsgd_optax._primitives import negative
 from pathsgd_optax._program import once
+from pathsgd_optax._rays import Ray
 from pathsgd_optax._values import UNBOUNDED, Context, Operand, Value, edges
 
 
@@ -25,7 +26,8 @@ def _add(context: Context, x: Value, y: Value) -> list[Operand]:
     if y.zero:
         return [context.shaped(x)]
     if x.is_data and y.is_weight:
-        return [context.shaped(_biased(context, x, y))]
+        biased = _biased(context, x, y)
+        return [context.shaped(dataclasses.replace(biased, ray=_ray_of_sum(x, y)))]
     if x.is_data and y.is_data and x.ray.name == y.ray.name:
         return [context.shaped(_of_one_ray(context, x, y))]
     total = _total(context, x, y)
@@ -33,8 +35,14 @@ def _add(context: Context, x: Value, y: Value) -> list[Operand]:
         total = dataclasses.replace(total, terms=(*x.summands, *y.summands))
     elif x.is_data and y.is_constant:
         bounds = _shifted(x.bounds, y.uniform)
-        total = dataclasses.replace(total, bounds=bounds, stem=x.stem)
+        ray = _ray_of_sum(x, y)
+        total = dataclasses.replace(total, ray=ray, bounds=bounds, stem=x.stem)
     return [context.shaped(total)]
+
+
+def _ray_of_sum(x: Value, y: Value) -> Ray:
+    """That of data plus the same thing, whenever that is computed."""
+    return Ray(name=(x.ray, y.ray if y.uniform is None else y.uniform))
 
 
 def _shifted(bounds: tuple[float, float], number: float | None) -> tuple[float, float]:

@@ -142,7 +142,7 @@ def trace_network(
     Convolutions and matrix products by weights, sums, skip connections, concatenation,
     poolings, embeddings, scans, ReLU, leaky ReLU, abs and maxout have rules. Pooling
     by maximum counts the paths of all that is pooled; a leaky ReLU those of its
-    positive side. A parameter that is used many times gets the sum over its uses. What
+    steeper side (of its positive one, where a parameter is the slope of the other). A parameter that is used many times gets the sum over its uses. What
     is added is a path from a unit that is always 1, as a bias is; constants, such as
     BatchNorm's running averages, are fixed edges, and BatchNorm's shift
     ``bias - mean * scale / std`` is one edge, in whatever order it is computed. Sums

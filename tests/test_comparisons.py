@@ -106,7 +106,10 @@ SCALED = {
     "a double": (lambda x: x + jnp.abs(x), 2),
     "three": (lambda x: jax.nn.relu(x) + 2 * jax.nn.relu(x), 3),
     "steep": (lambda x: jnp.maximum(x, 3 * x), 3),
-    "flat": (lambda x: jnp.minimum(x, 3 * x), 1),
+    "steep below": (lambda x: jnp.minimum(x, 3 * x), 3),
+    "leaky, turned": (lambda x: jax.nn.leaky_relu(-x, 0.1), 1),
+    "leaky, negated": (lambda x: -jax.nn.leaky_relu(x, 0.1), 1),
+    "leaky, turned where": (lambda x: jnp.where(-x > 0, -x, -0.1 * x), 1),
     "steep where": (lambda x: jnp.where(x > 0, 2 * x, 0.25 * x), 2),
     "below": (lambda x: x - jnp.abs(x), 2),
     "below, sided": (lambda x: jnp.where(-2 * x > 0, 0.25 * x, x), 1),
@@ -118,7 +121,7 @@ SCALED = {
 
 @pytest.mark.parametrize("p", [1, 3.5])
 @pytest.mark.parametrize("name", SCALED)
-def test_the_slope_of_the_positive_side_counts(name, p):
+def test_the_steeper_slope_counts(name, p):
     _, factor = SCALED[name]
     chex.assert_trees_all_close(scalings(p)[name], wanted(p, factor), rtol=2e-5)
 

@@ -126,8 +126,10 @@ def test_only_operations_that_may_have_a_rule_are_sent_to_register_path_rule():
         (lambda x: jnp.maximum(x, -jnp.inf), 10),
         (lambda x: jnp.maximum(x, np.zeros(4, np.float32)[None]), 10),
         (lambda x: jnp.maximum(x, 0.5 * x), 10),
-        (lambda x: jnp.minimum(x, 3 * x), 10),
+        (lambda x: jnp.minimum(x, 3 * x), 30),
         (lambda x: jnp.maximum(x, -x), 10),
+        (lambda x: (jnp.abs(x - 2.0) + (x - 2.0)) / 2, 10 + 4 * 2),
+        (lambda x: jnp.where(x - 2.0 > 0, x - 2.0, 0), 10 + 4 * 2),
         (lambda x: jnp.maximum(x, 0.5 * x[:, ::-1]), 15),
         (
             lambda x: jnp.max(x, 1, where=jnp.arange(4)[None] < 2, initial=-jnp.inf)[

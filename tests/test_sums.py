@@ -162,6 +162,10 @@ def test_batch_norm_without_a_bias_has_a_fixed_shift():
     chex.assert_trees_all_close(gammas, dict.fromkeys(scales, np.ones(3)))
 
 
+def half_of_sum(h, b):
+    return (jnp.abs(h + b) + (h + b)) / 2
+
+
 SEPARATE = {
     "two biases": (lambda x, w: x + (w["a"] + 0.5 * w["b"]), 1 + 9 + 1),
     "another's multiple": (
@@ -170,6 +174,7 @@ SEPARATE = {
     ),
     "weights side by side": (lambda x, w: x * (w["a"] - 0.5 * w["b"]), 9 + 1),
     "a bias that scales": (lambda x, w: x * w["a"] + w["a"], 9 + 9),
+    "a bias, added twice": (lambda x, w: half_of_sum(x * w["a"], w["b"]), 9 + 4),
     "after a relu": (lambda x, w: jnp.abs(x * w["a"]) - 2.0 * w["a"], 9 + 36),
 }
 
