@@ -140,14 +140,14 @@ def trace_network(
       \gamma_p(w, e) = \Big( \frac{\partial \Phi_p}{\partial |w_e|^p} \Big)^{2/p}
 
     Convolutions and matrix products by weights, sums, skip connections, concatenation,
-    poolings, embeddings, scans, ReLU, leaky ReLU, abs and maxout have rules. Pooling
-    by maximum counts the paths of all that is pooled; a leaky ReLU those of its
-    steeper side (of its positive one, where a parameter is the slope of the other). A parameter that is used many times gets the sum over its uses. What
-    is added is a path from a unit that is always 1, as a bias is; constants, such as
-    BatchNorm's running averages, are fixed edges, and BatchNorm's shift
-    ``bias - mean * scale / std`` is one edge, in whatever order it is computed. Sums
-    and maxima of multiples of one value are multiples of it: ``(x + abs(x)) / 2`` is a
-    ReLU.
+    poolings, embeddings, scans, ReLU, leaky ReLU, abs and maxout have rules. Pooling by
+    maximum counts the paths of all that is pooled; a leaky ReLU those of its steeper
+    side (of its positive one, where a parameter is the slope of the other). A parameter
+    that is used many times gets the sum over its uses. What is added is a path from a
+    unit that is always 1, as a bias is; constants, such as BatchNorm's running
+    averages, are fixed edges, and BatchNorm's shift ``bias - mean * scale / std`` is
+    one edge, in whatever order it is computed. Sums and maxima of multiples of one
+    value are multiples of it: ``(x + abs(x)) / 2`` is a ReLU.
 
     Whatever is computed of inputs and constants alone is an array of new input units,
     of mass 1 in every entry that isn't known to be 0: normalised images, sin and cos of
