@@ -85,13 +85,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def progress() -> Progress:
-    """A bar that counts epochs."""
+def progress(unit: str = "epochs") -> Progress:
+    """A bar that counts these."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("epochs"),
+        TextColumn(unit),
         TimeRemainingColumn(),
     )
 

@@ -68,6 +68,22 @@ class ToyUpdate(NamedTuple):
     new_outputs: list[float]
 
 
+class DampingRecord(NamedTuple):
+    """A short run of a network from one kind of start: objectives of minibatches."""
+
+    network: str
+    width: int
+    start: str
+    optimizer: str
+    damping: float
+    learning_rate: float
+    seed: int
+    first_loss: float
+    largest_loss: float
+    last_loss: float
+    seconds: float
+
+
 class Run(NamedTuple):
     """What a command ran with, and on."""
 
@@ -77,7 +93,7 @@ class Run(NamedTuple):
     device: dict[str, Any]
 
 
-Line = TypeVar("Line", Record, Candidate, SizeRecord, ToyUpdate, Run)
+Line = TypeVar("Line", Record, Candidate, SizeRecord, ToyUpdate, DampingRecord, Run)
 
 
 @dataclass(frozen=True)

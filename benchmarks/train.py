@@ -188,7 +188,7 @@ def train_epoch(
 
     def step(state: State, batch: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
         chosen, key = batch
-        grads, constants = jax.grad(_objective, has_aux=True)(
+        grads, constants = jax.grad(objective, has_aux=True)(
             state.params, state.constants, model, key, images[chosen], labels[chosen]
         )
         updates, memory = optimizer.update(
@@ -204,7 +204,7 @@ def train_epoch(
     return lax.scan(step, state, batches)[0]
 
 
-def _objective(
+def objective(
     params: Params,
     constants: Variables,
     model: nn.Module,

@@ -118,8 +118,15 @@ def _trainer(optimizer, digits, dtype=np.float32, jit=as_users_do):
     return train
 
 
-def _start(dtype=np.float32):
+DAMPED = {
+    "update_every": pathsgd.path_sgd(0.1, damping=0.1, update_every=10),
+    "path_adam": pathsgd.path_adam(0.003, damping=0.1),
+}
+
+
+def _start(dtype=np.float32, last=1.0):
     params = networks.dense_tree(WIDTHS, seed=1, dtype=dtype)
+    params["Dense_2"] = jax.tree.map(lambda leaf: last * leaf, params["Dense_2"])
     return params, pathsgd.layered_network(params)
 
 
@@ -168,8 +175,8 @@ def _without_held_scaling(state):
     )
 
 
-def _assert_same_bits(optimizer, digits, spread=8, own_coordinates=False):
-    params, network = _start()
+def _assert_same_bits(optimizer, digits, spread=8, own_coordinates=False, last=1.0):
+    params, network = _start(last=last)
     train = _trainer(optimizer, digits)
     balanced, state, losses = train(params)
     unbalanced, same_state, same_losses = train(_rescaled(network, params, spread))
@@ -198,6 +205,11 @@ def test_they_change_no_other_bit_of_the_family_either(name, digits):
 @pytest.mark.parametrize("name", ["path_sgd", "path_adam"])
 def test_large_rescalings_change_no_other_bit_either(name, digits):
     _assert_same_bits((THEOREM | FAMILY)[name], digits, spread=26)
+
+
+@pytest.mark.parametrize("optimizer", DAMPED.values(), ids=DAMPED)
+def test_they_change_no_other_bit_from_a_last_layer_of_zeros(optimizer, digits):
+    _assert_same_bits(optimizer, digits, last=0.0)
 
 
 @pytest.mark.parametrize("optimizer", CONTROLS.values(), ids=CONTROLS)

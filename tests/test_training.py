@@ -291,3 +291,65 @@ def _trained_on(optimizer, params, state, count=2):
     for _ in range(count):
         params, state = step(params, state)
     return params, state
+
+
+# Layers that start at zero.
+
+ZERO_STARTS = ({"Dense_2": 0.0}, {"Dense_2": 1e-3}, {"Dense_1": 0.0})
+"""What kernels are multiplied by."""
+
+
+def _small_start(factors):
+    """He's initialisation with these layers' kernels multiplied, and biases of 0.1.
+
+    (With none, units behind zeros would never learn, whatever trains them.)
+    """
+    params = networks.dense_tree((64, 128, 128, 10), bias=False, seed=1)
+    return {
+        name: {
+            "kernel": 2**0.5 * factors.get(name, 1.0) * layer["kernel"],
+            "bias": jnp.full(layer["kernel"].shape[1], 0.1),
+        }
+        for name, layer in params.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        functools.partial(pathsgd.path_sgd, 0.1),
+        functools.partial(pathsgd.path_sgd, 0.1, update_every=10),
+        functools.partial(pathsgd.path_adam, 0.003),
+    ],
+    ids=["path_sgd", "update_every", "path_adam"],
+)
+def test_damping_trains_layers_of_zeros(make, digits):
+    images, labels = jnp.asarray(digits[0], jnp.float32), jnp.asarray(digits[1])
+    batches = np.random.default_rng(0).integers(0, len(labels), (150, 50))
+
+    @jax.jit
+    def losses(params, damping):
+        optimizer = make(damping=damping)
+
+        def loss(params, batch):
+            logits = networks.apply(params, images[batch])
+            return optax.softmax_cross_entropy_with_integer_labels(
+                logits, labels[batch]
+            ).mean()
+
+        def step(carry, batch):
+            params, state = carry
+            value, gradients = jax.value_and_grad(loss)(params, batch)
+            updates, state = optimizer.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        carry = params, optimizer.init(params)
+        return jax.lax.scan(step, carry, jnp.asarray(batches))[1]
+
+    exploded = []
+    for factors in ZERO_STARTS:
+        damped, undamped = (losses(_small_start(factors), x) for x in (0.1, 0.0))
+        assert damped.max() < 4 * damped[0]
+        assert damped[-20:].mean() < damped[0] / 4
+        exploded.append(undamped.max() > 10 * undamped[0])
+    assert any(exploded)
