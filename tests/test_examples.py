@@ -31,6 +31,7 @@ MIXED = {
     "under jit": lambda x: x - jax.jit(lambda x: x.mean(0))(x),
     "under remat": lambda x: x - jax.checkpoint(lambda x: x.mean(0))(x),
     "in a custom derivative": lambda x: jax.nn.relu(x) - jax.nn.relu(x.sum(0)),
+    "in a branch": lambda x: lax.cond(len(x) > 0, lambda: x - x.mean(0), lambda: x),
     "in a scan": lambda x: lax.scan(lambda h, _: (h - h.mean(0), None), x, None, 2)[0],
     "merged axes": lambda x: (x.reshape(-1, 2) - x.reshape(-1, 2).mean(0)).reshape(
         x.shape
