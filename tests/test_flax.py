@@ -179,7 +179,7 @@ class NnxCritic(nnx.Module):
 
 def critic(batch):
     """A linen module, its variables, and a state with an action."""
-    x = jnp.ones((batch, 3)), jnp.ones((batch, 2))
+    x = jnp.ones((batch, 3)), jnp.full((batch, 2), 0.3)
     return Critic(), Critic().init(jax.random.key(0), *x), x
 
 
@@ -216,7 +216,7 @@ def test_flags_and_keys_and_arrays_without_the_batch_axis_are_fixed(count, kwarg
 def test_all_arrays_with_a_batch_axis_are_inputs_of_nnx_models(batch):
     model = NnxCritic(nnx.Rngs(0))
     params = nnx.state(model, nnx.Param)
-    state, action = jnp.ones((batch, 3)), jnp.ones((batch, 2))
+    state, action = jnp.ones((batch, 3)), jnp.full((batch, 2), 0.3)
     wanted = pathsgd.trace_network(
         lambda params, x: nnx.merge(nnx.graphdef(model), params)(x[:, :3], x[:, 3:]),
         params,
