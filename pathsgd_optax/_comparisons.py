@@ -38,15 +38,19 @@ Sides = tuple[float, float]
 
 
 def _extremum(side: int, context: Context, x: Value, y: Value) -> list[Operand]:
+    return [_extreme(side, context, x, y)]
+
+
+def _extreme(side: int, context: Context, x: Value, y: Value) -> Value:
     """Of 0 and a value, a ReLU; of a value's multiples, leaky; of others, pooling."""
     if not (x.is_data or y.is_data):
         raise NoPathError(NONLINEAR)
     if x.is_constant or y.is_constant:
         data, constant = (y, x) if x.is_constant else (x, y)
-        return [context.shaped(_cut(side, context, data, constant))]
+        return context.shaped(_cut(side, context, data, constant))
     note(context, "bias", (x, y))
     x, y = (context.unmasked(z, side) for z in (x, y))
-    return [context.shaped(_larger(side, context, x, y))]
+    return context.shaped(_larger(side, context, x, y))
 
 
 def _cut(side: int, context: Context, x: Value, constant: Value) -> Value:
@@ -95,8 +99,8 @@ def _steeper(context: Context, x: Mass, y: Mass) -> Mass:
 def _clamp(context: Context, low: Value, x: Value, high: Value) -> list[Operand]:
     if not x.is_data:
         raise NoPathError(NONLINEAR)
-    raised = _cut(1, context, x, low) if low.is_constant else x
-    return _extremum(-1, context, raised, high)
+    raised = _extreme(1, context, x, low)
+    return [_extreme(-1, context, raised, high)]
 
 
 def _absolute(context: Context, x: Value) -> list[Operand]:

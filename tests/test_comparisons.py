@@ -241,3 +241,21 @@ NO_GATES = {
 def test_only_clipping_makes_gates(name):
     with pytest.raises(ValueError, match="has no path semantics"):
         trace(lambda w, x: NO_GATES[name](x @ w["w"]) @ w["v"], PARAMS, gates=True)
+
+
+CLAMPED = {
+    "below": lambda x, y: lax.clamp(y, x, jnp.full_like(x, jnp.inf)),
+    "above": lambda x, y: lax.clamp(jnp.full_like(x, -jnp.inf), x, y),
+}
+
+
+@pytest.mark.parametrize("name", CLAMPED)
+def test_bounds_that_are_data_have_paths(name):
+    params = {"v": PARAMS["w"], "w": 2 * PARAMS["w"]}
+
+    def apply_fn(params, x):
+        return CLAMPED[name](x @ params["v"], x @ params["w"])
+
+    network = trace(apply_fn, params)
+    total = np.abs(PARAMS["w"]).sum()
+    np.testing.assert_allclose(pathsgd.path_norm(network, params, 1), 3 * total)
