@@ -160,8 +160,9 @@ def trace_network(
 
     Constants that mask entries are no edges: one of -1e4 or less keeps an entry, and
     the paths to it, out of a maximum (one of 1e4 or more, out of a minimum); and one of
-    1e8 or more in size, or infinite, makes no edge wherever it is added. Outputs
-    with a constant of -1e8 or less added are masked, too.
+    1e8 or more in size, or infinite, makes no edge wherever it is added, nor does one
+    of -1e4 or less where the inputs decide whether it is. Outputs with a constant of
+    -1e8 or less added are masked, too.
 
     Args:
       apply_fn: ``apply_fn(params, x)``, or ``apply_fn(params, x, constants)``, which

@@ -99,7 +99,7 @@ class Value:
         """Whether it is a constant that marks all entries, or 0."""
         if self.uniform is None or not self.is_constant:
             return False
-        return self.zero or abs(self.uniform) >= NO_EDGE
+        return self.zero or self.is_mask(1) or abs(self.uniform) >= NO_EDGE
 
     @property
     def is_data(self) -> bool:

@@ -126,6 +126,8 @@ GATED = {
     "product with data on the right": lambda h, mask: mask * h,
     "choice": lambda h, mask: jnp.where(mask > 0, h, 0),
     "choice the other way": lambda h, mask: jnp.where(mask == 0, 0, h),
+    "minus 10000": lambda h, mask: jnp.where(mask == 0, -1e4, h),
+    "minus 10000 that is added": lambda h, mask: h + (1 - mask) * -1e4,
     "minus infinity": lambda h, mask: jnp.where(mask == 0, -jnp.inf, h),
     "a mask that is added": lambda h, mask: jax.nn.relu(
         h + jnp.where(mask > 0, 0, -1e9)
