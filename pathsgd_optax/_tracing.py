@@ -158,6 +158,13 @@ def trace_network(
     chooses from. Of products of data with inputs only those with masks have paths:
     comparisons, one_hot, and products of these.
 
+    Each result of a sort, or of top_k, may be any that was sorted, as a maximum may,
+    and has the paths of them all. A solve is a product by the inverse of its matrix,
+    which must be constant. Branches are those that are taken, which must be known when
+    the network is traced. Random numbers are constants where they project; where they
+    shift or scale values on paths, choose, or are drawn for each example, they are
+    taken for dropout, and refused.
+
     Constants that mask entries are no edges: one of -1e4 or less keeps an entry, and
     the paths to it, out of a maximum (one of 1e4 or more, out of a minimum); and one of
     1e8 or more in size, or infinite, makes no edge wherever it is added, nor does one
