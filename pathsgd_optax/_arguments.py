@@ -90,10 +90,12 @@ def check_constants(given: Any, wanted: Any) -> None:
 
 
 def shapes(tree: Any) -> Any:
-    """The shapes and dtypes of a tree of arrays, or of numbers."""
+    """The shapes and dtypes that JAX makes of a tree of arrays, or of numbers."""
 
     def shape(x: Any) -> jax.ShapeDtypeStruct:
         dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
+        if not jnp.issubdtype(dtype, jax.dtypes.extended):
+            dtype = jax.dtypes.canonicalize_dtype(dtype)
         return jax.ShapeDtypeStruct(jnp.shape(x), dtype)
 
     return jax.tree.map(shape, tree)
