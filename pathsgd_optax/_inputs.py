@@ -203,9 +203,11 @@ def _makes_binary(name: str, operands: Sequence[Any]) -> bool:
 def _marks(name: str, operands: Sequence[Any]) -> bool:
     """Whether it makes 0, and what marks entries where it is added to them."""
     if name == "select_n":
-        return all(isinstance(x, Value) and x.is_no_edge for x in operands[1:])
+        cases = [x for x in operands[1:] if isinstance(x, Value)]
+        marks = all(x.zero or x.is_mask(1) for x in cases)
+        return marks and len(cases) == len(operands) - 1
     masks = [x for x in operands if is_binary(x)]
-    rest = [x for x in operands if isinstance(x, Value) and x.is_no_edge]
+    rest = [x for x in operands if isinstance(x, Value) and x.is_mask(1)]
     return name == "mul" and len(masks) == len(rest) == 1
 
 
@@ -213,7 +215,9 @@ def is_binary(x: Inputs | Value) -> bool:
     """Whether all entries are known to be 0 or 1."""
     if isinstance(x, Inputs):
         return x.binary
-    return not is_traced(x.value) and bool(np.isin(x.value, (0, 1)).all())
+    if is_traced(x.value) or jnp.issubdtype(x.value.dtype, jax.dtypes.prng_key):
+        return False
+    return bool(np.isin(x.value, (0, 1)).all())
 
 
 def _followed(context: Context, operands: Sequence[Any]) -> list[Known]:

@@ -56,6 +56,7 @@ UNITS = {
     "ranks": lambda x: jnp.argsort(jnp.argsort(x)).astype(jnp.float32),
     "compared": lambda x: (x > 0.5).astype(jnp.float32),
     "chosen": lambda x: jnp.where(x > 0.5, x, 2.0),
+    "chosen constants": lambda x: jnp.where(x > 0.5, 1e9, 0.0),
     "mean added": lambda x: x + x.mean(1, keepdims=True),
     "fixed matrix": lambda x: x @ (7 * np.ones((3, 3), np.float32)),
     "running sum": lambda x: jnp.cumsum(x, 1),
@@ -251,6 +252,12 @@ REFUSED = {
     ),
     "div .*division by a constant": lambda h, x: (
         h / (x > 0).astype(x.dtype).sum(1)[:, None]
+    ),
+    "random_bits .*draw outside": lambda h, x: (
+        h
+        + jax.vmap(lambda key: jax.random.uniform(key, (3,)))(
+            jax.random.split(jax.random.key(0), 4)[x[:, 0].astype(int)]
+        )
     ),
     "gt .*comparison": lambda h, x: jnp.where(h > x, h, 0),
     "scatter-add .*edges of a graph.*Close over": lambda h, x: h.at[
