@@ -8,7 +8,7 @@ import optax
 
 from pathsgd_optax._masks import Mask
 from pathsgd_optax._network import NO_PATH, PathNetwork
-from pathsgd_optax._precision import widely
+from pathsgd_optax._precision import bounded, widely
 from pathsgd_optax._scaling import PathScaler
 from pathsgd_optax._states import check_state
 from pathsgd_optax._transform import precondition_by_path_norm, scale_by_path_norm
@@ -63,6 +63,8 @@ def path_sgd(
       The optimizer; its update needs ``params``, and ``constants`` if the network was
       traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
       ``"path_metric"``.
+      It computes in float32 or wider, as does a fallback, and rounds updates to the
+      gradients' dtype at the end; they are at most its largest number.
 
     Raises:
       ValueError: see :func:`scale_by_path_norm`.
@@ -158,6 +160,8 @@ def path_adagrad(
       The optimizer; its update needs ``params``, and ``constants`` if the network was
       traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
       ``"path_metric"``.
+      It computes in float32 or wider, as does a fallback, and rounds updates to the
+      gradients' dtype at the end; they are at most its largest number.
 
     Raises:
       ValueError: see :func:`scale_by_path_norm`.
@@ -252,6 +256,8 @@ def path_rmsprop(
       The optimizer; its update needs ``params``, and ``constants`` if the network was
       traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
       ``"path_metric"``.
+      It computes in float32 or wider, as does a fallback, and rounds updates to the
+      gradients' dtype at the end; they are at most its largest number.
 
     Raises:
       ValueError: see :func:`scale_by_path_norm`.
@@ -351,6 +357,8 @@ def path_adam(
       The optimizer; its update needs ``params``, and ``constants`` if the network was
       traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
       ``"path_metric"``.
+      It computes in float32 or wider, as does a fallback, and rounds updates to the
+      gradients' dtype at the end; they are at most its largest number.
 
     Raises:
       ValueError: see :func:`scale_by_path_norm`.
@@ -396,7 +404,7 @@ def _optimizer(
     descent: optax.GradientTransformation,
 ) -> optax.GradientTransformationExtraArgs:
     """Both in one, which rounds at the end."""
-    chained = optax.chain(scaling, descent)
+    chained = optax.chain(scaling, bounded(descent))
 
     def update_fn(
         updates: optax.Updates,

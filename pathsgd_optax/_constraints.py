@@ -99,7 +99,7 @@ def add_path_norm_penalty(
 
     Weight decay depends on how the weights are scaled; this penalty doesn't. To be put
     before the optimizer: ``optax.chain(add_path_norm_penalty(1e-4), path_sgd(0.1))``.
-    It is right at any depth, as long as the sum itself is in the gradients' range: a
+    It is right at any depth, and at most the largest number of the gradients' dtype: a
     ``strength`` that is a Python number may be below float32's.
 
     Args:

@@ -29,9 +29,27 @@ def widely(
         wide, state = transformation.update(
             widened(updates), state, widened(params), **extra_args
         )
-        return jax.tree.map(_rounded_like, wide, updates), state
+        return jax.tree.map(_narrowed, wide, updates), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def bounded(
+    transformation: optax.GradientTransformation,
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation, whose updates are in range where those it gets are."""
+    inner = optax.with_extra_args_support(transformation)
+
+    def update_fn(
+        updates: optax.Updates,
+        state: optax.OptState,
+        params: Params | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, optax.OptState]:
+        changed, state = inner.update(updates, state, params, **extra_args)
+        return jax.tree.map(_in_range, changed, updates), state
+
+    return optax.GradientTransformationExtraArgs(inner.init, update_fn)
 
 
 def widened(tree: Params) -> Params:
@@ -53,7 +71,13 @@ def rounded(x: jax.Array, dtype: jnp.dtype, sound: jax.Array) -> jax.Array:
     return jnp.where(sound, jnp.clip(x, -largest, largest), x).astype(dtype)
 
 
-def _rounded_like(wide: jax.Array, update: jax.Array) -> jax.Array:
-    if not jnp.issubdtype(update.dtype, jnp.floating):
+def _narrowed(wide: jax.Array, update: jax.Array) -> jax.Array:
+    if wide.dtype == update.dtype:
         return wide
-    return rounded(wide, update.dtype, jnp.isfinite(update))
+    return rounded(wide, update.dtype, jnp.isfinite(wide))
+
+
+def _in_range(changed: jax.Array, update: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(changed.dtype, jnp.floating):
+        return changed
+    return rounded(changed, changed.dtype, jnp.isfinite(update))

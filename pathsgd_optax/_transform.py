@@ -39,7 +39,9 @@ def scale_by_path_norm(
     float32, for weights whose share of the paths is lost to that. (A traced network
     holds p-th powers of norms, and has a p-th of that range.) The scaling is computed
     in float32, or in float64 if a parameter is, and is never formed where it would
-    overflow; the updates keep the dtype of the gradients.
+    overflow; the updates keep the dtype of the gradients, and are at most its largest
+    number: finite gradients have finite updates. Where a weight is inf or nan, the
+    updates of all that are on paths are nan.
 
     Before a layer of zeros, as many initialise their last one with, no path leaves a
     unit, and after one step hardly any; updates divided by so little explode. With
@@ -158,8 +160,8 @@ def precondition_by_path_norm(
     around: ``schedule_free(path_sgd(0.1), 0.1)``.
 
     Args:
-      inner: the transformation, to be given gradients and parameters of their shapes
-        and dtypes.
+      inner: the transformation, to be given gradients and parameters of their shapes,
+        in float32 or wider, as its state is then: in float16, Adam's epsilon is 0.
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
       p: order of the path norm, in [1, inf]; a Python number.
