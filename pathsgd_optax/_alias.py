@@ -43,7 +43,9 @@ def path_sgd(
     Args:
       learning_rate: a fixed number, or an Optax schedule.
       network: the network that the parameters are the weights of, or None for a fully
-        connected one, which :func:`layered_network` reads off the parameters.
+        connected one, which :func:`layered_network` reads off the parameters. None is
+        for plain stacks of dense layers with ReLU between them: parameters don't show a
+        residual connection, tanh, or LayerNorm.
       p: order of the path norm, in [1, inf]; a Python number.
       momentum: decay of the trace of past updates, or None for no momentum.
       nesterov: whether to use Nesterov's momentum.

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from pathsgd_optax._contract import contract, contract_both
-from pathsgd_optax._layout import Layer, read_layers
+from pathsgd_optax._doubts import refuse_doubtful
+from pathsgd_optax._layout import Layer, read_modules
 from pathsgd_optax._meshes import partitioned
 from pathsgd_optax._network import (
     Described,
@@ -30,6 +31,7 @@ from pathsgd_optax._network import (
     like_parameters,
     resolved,
 )
+from pathsgd_optax._order import in_order
 from pathsgd_optax._program import jit_apart
 from pathsgd_optax._scaled import (
     Scaled,
@@ -43,6 +45,7 @@ from pathsgd_optax._scaled import (
     scaled,
 )
 from pathsgd_optax._segments import Segment, Weights, segments
+from pathsgd_optax._stack import ApplyFn, check_stack
 from pathsgd_optax._types import Params, Scalar, described, is_zero, path_dtype
 
 
@@ -159,19 +162,39 @@ class LayeredNetwork(Described):
         )
 
 
-def layered_network(params: Params) -> LayeredNetwork:
-    """Reads a fully connected ReLU network off its Flax parameter tree.
+def layered_network(
+    params: Params,
+    *,
+    scanned: bool = False,
+    apply_fn: ApplyFn | None = None,
+    x: Any = None,
+) -> LayeredNetwork:
+    """Reads a fully connected ReLU network off its parameter tree.
 
-    The tree of a linen module or the state of an nnx one is enough: a module's matrix
-    is its kernel, and its vector its bias. The order of the layers comes from the
-    numbers in their names and from their widths, which must chain. Layers that
-    `nn.scan` has stacked keep their leading axis. (A 1-d convolution without a bias
-    looks like these, and is told apart only by a name with "conv" in it.)
+    The tree of a linen module, the state of an nnx one or the parameters of a haiku one
+    are enough. The order of the layers comes from the numbers in their names and from
+    their widths, which must chain. A tree that fits several networks is refused.
+
+    .. warning::
+      A parameter tree can't show what lies between its layers: this is for plain
+      stacks of dense layers with ReLU, and nothing else, between them. A residual
+      connection, tanh or GELU, LayerNorm or a softmax without parameters, attention or
+      two heads made of square layers, and a module that is used twice, which is one
+      layer in the tree, all look like such a stack and get wrong path norms. Pass
+      ``apply_fn`` and ``x`` to have that checked, or use `trace_network`.
 
     Args:
-      params: a parameter tree with kernels of shape ``(fan_in, fan_out)``, or
-        ``(layers, fan_in, fan_out)`` from `nn.scan`, and biases ``(fan_out,)``, or
-        ``(layers, fan_out)``; arrays or `jax.ShapeDtypeStruct`, of floating dtypes.
+      params: a parameter tree with matrices ``kernel`` of shape ``(fan_in, fan_out)``
+        and vectors ``bias`` of shape ``(fan_out,)``, or ``w`` and ``b``; arrays or
+        `jax.ShapeDtypeStruct`, of floating dtypes.
+      scanned: whether kernels of shape ``(layers, fan_in, fan_out)`` with biases
+        ``(layers, fan_out)`` are the layers of `nn.scan`. The tree of an ensemble made
+        by `nn.vmap` looks the same, so without it they are refused.
+      apply_fn: ``apply_fn(params, x)``, which returns the outputs of the last layer,
+        before any activation. If it is given, it is run, with random numbers for
+        ``params`` and ``x``, and compared with the stack that was read; and the numbers
+        in names and the widths are taken at their word where they leave doubt.
+      x: a batch of examples for ``apply_fn``, or its `jax.ShapeDtypeStruct`.
 
     Returns:
       The network: hashable, without any array, to be made once, outside of jit.
@@ -179,15 +202,18 @@ def layered_network(params: Params) -> LayeredNetwork:
     Raises:
       ValueError: if the tree is empty, or has leaves that no dense layer has, or
         leaves not of a floating dtype, or if its layers can be ordered in no way, or
-        in more than one.
+        in more than one; or if ``apply_fn`` is not this stack of layers.
 
     Example:
       >>> import jax
       >>> from flax import linen as nn
       >>> import pathsgd_optax as pathsgd
       >>> model = nn.Sequential([nn.Dense(5), nn.relu, nn.Dense(2)])
-      >>> variables = model.init(jax.random.key(0), jax.numpy.ones((1, 3)))
-      >>> network = pathsgd.layered_network(variables["params"])
+      >>> x = jax.numpy.ones((1, 3))
+      >>> params = model.init(jax.random.key(0), x)["params"]
+      >>> def apply_fn(params, x):
+      ...     return model.apply({"params": params}, x)
+      >>> network = pathsgd.layered_network(params, apply_fn=apply_fn, x=x)
       >>> print(network.summary())
       parameter                shape   role    uses
       ['layers_0']['bias']     (5,)    bias    1
@@ -199,9 +225,16 @@ def layered_network(params: Params) -> LayeredNetwork:
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 1, notations.
     """
+    if (apply_fn is None) != (x is None):
+        raise ValueError("apply_fn and x go together: give both, or neither.")
     check_whole(params)
-    layers = read_layers(params)
-    return LayeredNetwork(jax.tree.structure(params), tuple(segments(layers)))
+    layers = in_order(read_modules(params, scanned))
+    network = LayeredNetwork(jax.tree.structure(params), tuple(segments(layers)))
+    if apply_fn is None:
+        refuse_doubtful(layers)
+    else:
+        check_stack(network.split, params, apply_fn, x)
+    return network
 
 
 def check_layered(network: PathNetwork, name: str) -> None:

@@ -1,14 +1,13 @@
-"""Reads a Flax parameter tree as a chain of dense layers.
+"""Reads a parameter tree as dense layers: the names and the orientation of kernels.
 
-A tree of parameters does not say in which order its layers are applied. Numbers in
-names do (``Dense_0``, ``Dense_1``), among names that differ in nothing else; between
-other names only the widths can tell. `read_layers` takes the one order that agrees
-with both, and raises where there is none, or more than one.
+Only names that say how a matrix is applied are read: linen and nnx call it ``kernel``
+and haiku ``w``, with inputs along its rows. A matrix called ``weight`` has them along
+its columns in equinox and torch, and along its rows elsewhere.
 """
 
-import re
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -19,9 +18,23 @@ from pathsgd_optax._types import KeyPath, Params
 
 
 REMEDY = (
-    "layered_network reads fully connected networks: Dense kernels of shape "
-    "(fan_in, fan_out), or (layers, fan_in, fan_out) from nn.scan, each with at "
-    "most one bias. Describe any other network with trace_network."
+    "layered_network reads dense layers by the names that Flax and haiku give them: a "
+    "kernel of shape (fan_in, fan_out) and a bias, or w and b. Describe any other "
+    "network with trace_network(apply_fn, params, x)."
+)
+
+BIASES = {"kernel": "bias", "w": "b"}
+"""The names of kernels, and those of their biases."""
+
+OUT_IN = (
+    "A weight may be of shape (fan_out, fan_in), as in equinox and torch, or the other "
+    "way round, and a square one doesn't tell. "
+)
+STACKED = (
+    "has a leading axis: the layers of nn.scan, or the members of an ensemble, such as "
+    "nn.vmap's, which the tree doesn't tell apart. If they are layers, say so: "
+    "path_sgd(0.1, layered_network(params, scanned=True)). Describe any other network "
+    "with trace_network(apply_fn, params, x)."
 )
 
 
@@ -56,29 +69,10 @@ class Layer(NamedTuple):
 
 
 Path: TypeAlias = tuple[str | int, ...]
-Node: TypeAlias = "Layer | dict[str | int, Node]"
-Chain: TypeAlias = tuple[Layer, ...]
 
 
-def read_layers(params: Params) -> tuple[tuple[Path, Layer], ...]:
-    """The dense layers of ``params`` with their modules' paths, in order."""
-    modules = dict(_modules(params))
-    chains = _chains(_nest(modules), fan_in=None)
-    if len(chains) != 1:
-        raise ValueError(_no_order(modules.values(), found=len(chains)))
-    paths = {layer: path for path, layer in modules.items()}
-    return tuple((paths[layer], layer) for layer in chains[0])
-
-
-def listing(leaves: Iterable[Leaf]) -> str:
-    """The names and shapes of some leaves, for messages."""
-    return ", ".join(f"{leaf.name} {leaf.shape}" for leaf in leaves)
-
-
-# Leaves and modules.
-
-
-def _modules(params: Params) -> Iterator[tuple[Path, Layer]]:
+def read_modules(params: Params, scanned: bool) -> Mapping[Path, Layer]:
+    """The dense layers of ``params`` by their modules' paths, in no order."""
     leaves = jax.tree_util.tree_leaves_with_path(params)
     if not leaves:
         raise ValueError(f"params has no leaves. {REMEDY}")
@@ -87,8 +81,15 @@ def _modules(params: Params) -> Iterator[tuple[Path, Layer]]:
         names = _names(key_path)
         leaf = _leaf(place, leaf_name(key_path), names[-1] if names else None, array)
         modules[names[:-1]].append(leaf)
-    for path, members in modules.items():
-        yield path, _layer(members)
+    return {path: _layer(members, scanned) for path, members in modules.items()}
+
+
+def listing(leaves: Collection[Leaf]) -> str:
+    """The names and shapes of some leaves, for messages: of the first, if many."""
+    shown = [f"{leaf.name} {leaf.shape}" for leaf in itertools.islice(leaves, 6)]
+    if len(leaves) > len(shown):
+        shown.append(f"and {len(leaves) - len(shown)} more")
+    return ", ".join(shown)
 
 
 def _leaf(place: int, name: str, key: str | int | None, array: jax.Array) -> Leaf:
@@ -97,7 +98,8 @@ def _leaf(place: int, name: str, key: str | int | None, array: jax.Array) -> Lea
         raise ValueError(
             f"{name} is not a floating-point array: got {dtype or type(array)}, shape "
             f"{shape}. Pass the trainable parameters only: variables['params'] in "
-            "linen, nnx.state(model, nnx.Param) in nnx."
+            "linen, nnx.state(model, nnx.Param) in nnx, eqx.filter(model, "
+            "eqx.is_inexact_array) in equinox."
         )
     if 0 in shape:
         raise ValueError(f"{name} of shape {shape} has no entries. Remove the layer.")
@@ -105,10 +107,16 @@ def _leaf(place: int, name: str, key: str | int | None, array: jax.Array) -> Lea
 
 
 def _names(key_path: KeyPath) -> Path:
-    """The names along a path, without the attribute that nnx adds to a Variable."""
-    names = tuple(_key(entry) for entry in key_path)
+    """The names along a path, without the attribute that nnx adds to a Variable.
+
+    The modules of haiku, and those of a flattened tree, have names that are paths.
+    """
+    names = [_key(entry) for entry in key_path]
     boxed = bool(key_path) and isinstance(key_path[-1], jax.tree_util.GetAttrKey)
-    return names[:-1] if boxed and names[-1] == "value" else names
+    if boxed and names[-1] == "value":
+        names.pop()
+    parts = [name.split("/") if isinstance(name, str) else [name] for name in names]
+    return tuple(itertools.chain(*parts))
 
 
 def _key(entry: Any) -> str | int:
@@ -119,108 +127,30 @@ def _key(entry: Any) -> str | int:
     return str(entry)
 
 
-def _layer(leaves: Sequence[Leaf]) -> Layer:
+def _layer(leaves: Sequence[Leaf], scanned: bool) -> Layer:
     """The layer made of the leaves of one module: a kernel and perhaps a bias."""
-    kernel, *others = sorted(leaves, key=lambda leaf: -len(leaf.shape))
+    kernel, *others = sorted(leaves, key=lambda leaf: leaf.key not in BIASES)
     stacked = len(kernel.shape) == 3
-    wanted = kernel.shape[:-2] + kernel.shape[-1:]
-    is_kernel = len(kernel.shape) in (2, 3) and not _is_foreign(kernel, others)
-    if not is_kernel or [leaf.shape for leaf in others] not in ([], [wanted]):
+    if len(kernel.shape) not in (2, 3) or not _fit(kernel, others):
+        outwards = any(leaf.key == "weight" for leaf in leaves)
         raise ValueError(
-            f"No dense layer has the parameters {listing(leaves)}. {REMEDY}"
+            f"No dense layer has the parameters {listing(leaves)}. "
+            f"{OUT_IN if outwards else ''}{REMEDY}"
         )
+    if stacked and not scanned:
+        raise ValueError(f"{kernel.name} {kernel.shape} {STACKED}")
     bias = others[0] if others else None
     return Layer(kernel, bias, length=kernel.shape[0] if stacked else None)
 
 
-def _is_foreign(kernel: Leaf, others: Sequence[Leaf]) -> bool:
-    """Whether it is an embedding's, or a 1-d convolution's that has no bias."""
-    lone_convolution = (
-        len(kernel.shape) == 3 and not others and "conv" in kernel.name.lower()
-    )
-    return kernel.key == "embedding" or lone_convolution
+def _fit(kernel: Leaf, others: Sequence[Leaf]) -> bool:
+    """Whether the names and shapes are those of a kernel and its bias, if any."""
+    bias = (BIASES.get(str(kernel.key)), kernel.shape[:-2] + kernel.shape[-1:])
+    if bias[0] is None or _is_convolution(kernel, others):
+        return False
+    return [(leaf.key, leaf.shape) for leaf in others] in ([], [bias])
 
 
-# Order.
-
-
-def _nest(modules: dict[Path, Layer]) -> Node:
-    if tuple(modules) == ((),):
-        return modules[()]
-    children: dict[str | int, dict[Path, Layer]] = defaultdict(dict)
-    for path, layer in modules.items():
-        if not path:
-            raise ValueError(f"{layer.kernel.name} lies beside other modules. {REMEDY}")
-        children[path[0]][path[1:]] = layer
-    return {name: _nest(child) for name, child in children.items()}
-
-
-def _chains(node: Node, fan_in: int | None) -> list[Chain]:
-    """The orders of the layers below ``node`` that begin at width ``fan_in``.
-
-    Children whose names differ in their numbers only keep the order of these
-    numbers; between such queues every interleaving is tried. Two orders an outcome
-    are enough to know that there is more than one.
-    """
-    if isinstance(node, Layer):
-        return [(node,)] if fan_in in (None, node.fan_in) else []
-    queues = _queues(node)
-    frontier: dict[tuple[int, ...], list[Chain]] = {(0,) * len(queues): [()]}
-    for _ in node:
-        frontier = _advance(frontier, queues, fan_in)
-    return [chain for chains in frontier.values() for chain in chains]
-
-
-def _advance(
-    frontier: dict[tuple[int, ...], list[Chain]],
-    queues: list[list[Node]],
-    fan_in: int | None,
-) -> dict[tuple[int, ...], list[Chain]]:
-    """Extends every chain by one child, taken from the head of any queue."""
-    longer: dict[tuple[int, ...], list[Chain]] = defaultdict(list)
-    for taken, chains in frontier.items():
-        for which, queue in enumerate(queues):
-            if taken[which] < len(queue):
-                after = tuple(n + (k == which) for k, n in enumerate(taken))
-                longer[after] += _extend(chains, queue[taken[which]], fan_in)
-    return {taken: _two_a_width(found) for taken, found in longer.items() if found}
-
-
-def _extend(chains: list[Chain], child: Node, fan_in: int | None) -> Iterator[Chain]:
-    for chain in chains:
-        width = chain[-1].fan_out if chain else fan_in
-        for more in _chains(child, width):
-            yield chain + more
-
-
-def _two_a_width(chains: list[Chain]) -> list[Chain]:
-    by_width: dict[int, list[Chain]] = defaultdict(list)
-    for chain in chains:
-        by_width[chain[-1].fan_out].append(chain)
-    return [chain for same in by_width.values() for chain in same[:2]]
-
-
-def _queues(children: dict[str | int, Node]) -> list[list[Node]]:
-    """The children by the words in their names, each in the order of the numbers."""
-    queues: dict[str, list[tuple[list[int], Node]]] = defaultdict(list)
-    for name, child in children.items():
-        numbers = [int(number) for number in re.findall(r"\d+", str(name))]
-        queues[re.sub(r"\d+", "#", str(name))].append((numbers, child))
-    return [
-        [child for _, child in sorted(queue, key=lambda entry: entry[0])]
-        for _, queue in sorted(queues.items())
-    ]
-
-
-def _no_order(layers: Iterable[Layer], found: int) -> str:
-    kernels = listing(layer.kernel for layer in layers)
-    problem = (
-        "The widths fit in more than one order, and the names don't tell which"
-        if found
-        else "No order that keeps the numbers in the names makes the widths chain "
-        "(each layer's fan_in must be the fan_out of the one before)"
-    )
-    return (
-        f"{problem}: {kernels}. Number the layers' names in the order in which they "
-        f"are applied (Dense_0, Dense_1, ...). {REMEDY}"
-    )
+def _is_convolution(kernel: Leaf, others: Sequence[Leaf]) -> bool:
+    """Whether it is a 1-d one that has no bias, which only its name tells."""
+    return len(kernel.shape) == 3 and not others and "conv" in kernel.name.lower()

@@ -111,7 +111,7 @@ def _scans(layers: Sequence[tuple[Path, Layer]]) -> list[Segment]:
     }
     fitting = [bodies for bodies in readings if all(map(_repeats, bodies))]
     if len(fitting) != 1:
-        kernels = listing(layer.kernel for _, layer in layers)
+        kernels = listing([layer.kernel for _, layer in layers])
         problem = "more than one way" if fitting else "no way"
         raise ValueError(
             f"There is {problem} to read these stacked layers as the bodies of "

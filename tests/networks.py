@@ -1,5 +1,6 @@
 """The model zoo: parameter trees of fully connected networks, in every spelling."""
 
+import dataclasses
 import itertools
 import re
 
@@ -88,6 +89,15 @@ class NnxTwoLayers(nnx.Module):
         return self.fc2(self.dropout(nnx.relu(self.fc1(x))))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class OutIn:
+    """A layer with the names and the orientation of equinox and torch."""
+
+    weight: jax.Array
+    bias: jax.Array
+
+
 def random_like(tree, seed=0, dtype=np.float32):
     """Gaussian kernels of deviation ``1/sqrt(fan_in)``, and Gaussian biases."""
     rng = np.random.default_rng(seed)
@@ -107,6 +117,16 @@ def dense_tree(widths, bias=True, seed=0, dtype=np.float32):
         if bias:
             tree[f"Dense_{k}"]["bias"] = spec(fan_out)
     return random_like(tree, seed, dtype)
+
+
+def kernels(**shapes):
+    """A tree of modules with kernels of these shapes, without biases."""
+    return {name: {"kernel": spec(*shape)} for name, shape in shapes.items()}
+
+
+def reads_backwards(widths):
+    """Whether layers of these widths chain in the reverse order, too."""
+    return len(widths) > 2 and list(widths[:-2]) == list(widths[2:])
 
 
 def spec(*shape, dtype=jnp.float32):

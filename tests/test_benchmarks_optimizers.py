@@ -10,7 +10,7 @@ from benchmarks.optimizers import DEFAULT, GRID, OPTIMIZERS
 
 PARAMS = {
     "Dense_0": {"kernel": jnp.array([[3.0, -1.0]])},
-    "Dense_1": {"kernel": jnp.array([[1.0], [2.0]])},
+    "Dense_1": {"kernel": jnp.array([[1.0, 0.0], [2.0, 0.0]])},
 }
 
 

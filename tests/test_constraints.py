@@ -135,7 +135,8 @@ def _deep(scale):
 def test_the_penalty_is_right_in_float32_at_depth_200(p, scale):
     """The square of phi is beyond float32 there; the strength brings it back."""
     params = _deep(scale)
-    log_phi = float(pathsgd.log_path_norm(pathsgd.layered_network(params), params, p))
+    network = pathsgd.layered_network(params, scanned=True)
+    log_phi = float(pathsgd.log_path_norm(network, params, p))
     assert log_phi > 100
     updates = _penalties(params, p, math.exp(-2 * log_phi))
     with jax.enable_x64(True):
@@ -148,7 +149,7 @@ def test_the_penalty_is_right_in_float32_at_depth_200(p, scale):
 
 
 def _penalties(params, p, strength):
-    network = pathsgd.layered_network(params)
+    network = pathsgd.layered_network(params, scanned=True)
     penalty = pathsgd.add_path_norm_penalty(strength, network, p)
     return _update(penalty, jax.tree.map(jnp.zeros_like, params), params)
 

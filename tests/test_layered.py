@@ -38,7 +38,8 @@ def test_scanned_and_unrolled_networks_agree(body, bias, p):
     unrolled = networks.unrolled(scanned)
     numbers = {}
     for name, params in (("scanned", scanned), ("unrolled", unrolled)):
-        gamma, log_phi = _measure(pathsgd.layered_network(params), params, p)
+        network = pathsgd.layered_network(params, scanned=name == "scanned")
+        gamma, log_phi = _measure(network, params, p)
         gamma = networks.unrolled(gamma) if name == "scanned" else gamma
         numbers[name] = gamma, log_phi
     chex.assert_trees_all_close(
@@ -81,7 +82,7 @@ def test_the_gradient_runs_through_a_scan():
     model = networks.ScanMLP(3, (2,), outputs=1)
     scanned = networks.linen_tree(model, 3, seed=4, dtype=np.float64)
     unrolled = networks.unrolled(scanned)
-    network = pathsgd.layered_network(scanned)
+    network = pathsgd.layered_network(scanned, scanned=True)
     gradient = jax.grad(lambda w: pathsgd.log_path_norm(network, w))(scanned)
     expected = oracles.path_norm_gradient(networks.layers(unrolled), 2)
     expected = networks.tree_like(unrolled, expected)

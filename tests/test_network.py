@@ -13,7 +13,7 @@ from tests import networks
 def test_the_summary_tells_each_leaf_its_path_shape_role_and_uses():
     tree = networks.linen_tree(networks.ScanMLP(3, (4,), use_bias=False), 5)
     tree["Dense_1"]["bias"] = jnp.zeros(2)
-    assert pathsgd.layered_network(tree).summary().splitlines() == [
+    assert pathsgd.layered_network(tree, scanned=True).summary().splitlines() == [
         "parameter                             shape      role    uses",
         "['Dense_0']['kernel']                 (5, 4)     weight  1",
         "['Dense_1']['bias']                   (2,)       bias    1",

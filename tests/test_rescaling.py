@@ -135,7 +135,7 @@ def test_rescale_knows_no_layers_in_a_network_without_hidden_units():
 
 def test_rescale_works_on_scanned_layers():
     scanned = networks.linen_tree(networks.ScanMLP(3, (4,)), 5)
-    network = pathsgd.layered_network(scanned)
+    network = pathsgd.layered_network(scanned, scanned=True)
     flat = networks.unrolled(scanned)
     rescaled = pathsgd.rescale(network, scanned, 2, 1, 8.0)
     chex.assert_trees_all_equal_shapes_and_dtypes(rescaled, scanned)
@@ -214,7 +214,7 @@ def test_unbalance_picks_count_units_with_replacement():
 
 
 def test_unbalance_draws_log_normal_factors():
-    params = networks.dense_tree((1, 4000, 1))
+    params = networks.dense_tree((2, 4000, 1))
     network = pathsgd.layered_network(params)
     unbalanced = pathsgd.unbalance(network, params, jax.random.key(2), count=2000)
     ratio = np.array(

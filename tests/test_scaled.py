@@ -91,7 +91,7 @@ def _assert_deep_step(step, params, gradients, p):
 def test_200_layers_are_within_1e_4_of_float64(p):
     params = _deep(p)
     gradients = networks.random_like(params, seed=3)
-    run = _deep_steps(pathsgd.layered_network(params), p)
+    run = _deep_steps(pathsgd.layered_network(params, scanned=True), p)
     rng = np.random.default_rng(4)
     weights, units = _spread_weights(rng), _spread_units(rng)
     for scale, slope in ((1.0, 1.0), (weights, 1.0), (units, 1 / units)):
@@ -105,7 +105,7 @@ def test_200_layers_are_within_1e_4_of_float64(p):
 def test_200_layers_with_biases_are_within_1e_4_of_float64():
     params = _deep(2, bias=True)
     gradients = networks.random_like(params, seed=3)
-    run = _deep_steps(pathsgd.layered_network(params), 2)
+    run = _deep_steps(pathsgd.layered_network(params, scanned=True), 2)
     _assert_deep_step(run(params, gradients), params, gradients, 2)
 
 
@@ -122,7 +122,7 @@ def test_200_layers_of_their_own_are_those_of_a_stack(p):
 @pytest.mark.parametrize("p", [1, 2])
 def test_the_norm_of_200_layers_is_beyond_float32(p):
     params = jax.tree.map(lambda w: 2 * w, _deep(p))
-    network = pathsgd.layered_network(params)
+    network = pathsgd.layered_network(params, scanned=True)
     assert np.isinf(pathsgd.path_norm(network, params, p))
     assert np.isfinite(pathsgd.log_path_norm(network, params, p))
     gamma = jax.tree.leaves(pathsgd.path_scaling(network, params, p))
@@ -212,7 +212,7 @@ def test_dead_units_of_a_deep_network_stay_still(gain):
     kernel[41, 5, :] = 0
     params = {"Scan_0": {"Dense_0": {"kernel": jnp.asarray(kernel)}}}
     gradients = jax.tree.map(jnp.ones_like, params)
-    run = _deep_steps(pathsgd.layered_network(params), 2)
+    run = _deep_steps(pathsgd.layered_network(params, scanned=True), 2)
     _, (relative, _), plain = run(params, gradients)
     for updates in (relative, plain):
         updates = updates["Scan_0"]["Dense_0"]["kernel"]

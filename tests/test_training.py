@@ -40,7 +40,7 @@ def _loss(params, x=X):
     return jnp.mean((networks.apply(params, x) - 1) ** 2)
 
 
-def _params(seed=1, widths=(4, 8, 4)):
+def _params(seed=1, widths=(4, 8, 3)):
     return networks.dense_tree(widths, seed=seed)
 
 
@@ -62,7 +62,7 @@ def _trained(optimizer, params, count=4):
 
 @family
 def test_a_linen_train_state_trains(make):
-    model = networks.MLP((8, 4))
+    model = networks.MLP((8, 3))
     params = networks.linen_tree(model, 4)
 
     def loss(params):
@@ -122,11 +122,11 @@ def test_an_nnx_optimizer_trains_a_model(make, options):
     assert np.isfinite(_named(state, "log_path_norm"))
     after = nnx.to_pure_dict(nnx.state(model, nnx.Param))
     layers = before["body"]["layers"].items()
-    params = {f"Dense_{k}": layer for k, layer in layers}
+    params = {f"layer_{k}": layer for k, layer in layers}
     expected, _ = _trained(make(0.01), params)
     layers = after["body"]["layers"].items()
     chex.assert_trees_all_close(
-        {f"Dense_{k}": layer for k, layer in layers}, expected, rtol=1e-4, atol=1e-6
+        {f"layer_{k}": layer for k, layer in layers}, expected, rtol=1e-4, atol=1e-6
     )
     assert after["temperature"] < before["temperature"]
 
