@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,14 +32,14 @@ from pathsgd_optax._scaled import (
 NOWHERE = -(2**24)
 """The exponent of an array that is known to be all zeros: below that of any other."""
 
-SLACK = 48
+SLACK = 88
 """The most bits by which a mantissa may be off 1 before its magnitude is taken out."""
 
 WEIGHT_SLACK = 8
 """The bits allowed for a weight's power, whose magnitude was not taken out."""
 
-CONTRACTED_SLACK = 16
-"""The bits allowed for the number of terms of a contraction."""
+SLOPE_SLACK = 8
+"""The bits allowed for what a contraction gains backwards and not forwards."""
 
 
 @jax.tree_util.register_dataclass
@@ -48,13 +49,17 @@ class Mass:
 
     Args:
       mantissa: the array, in the dtype of the masses.
-      exponent: int32 of shape (), or one for each row of what a scan reads.
+      exponent: int32 of shape (), or of one that broadcasts to that of the mantissa
+        where rows are of different magnitudes: those of a stack of layers.
+      entering: of a slope, an exponent to be added: that of the paths that enter, where
+        the other is of those that leave. What weights have in common is computed once.
       slack: the bits by which the largest entry may be off 1, as far as is known.
       node: its number among the operations of a reverse pass, if it is one's result.
     """
 
     mantissa: jax.Array
     exponent: jax.Array
+    entering: Any = None  # jax.Array | None
     slack: int = dataclasses.field(default=1, metadata={"static": True})
     node: int | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -87,7 +92,7 @@ def mass(x: jax.Array, p: float) -> Mass:
 def _power(x: jax.Array, p: float) -> tuple[jax.Array, jax.Array]:
     if p <= 2:
         return _float_power(x, p), jnp.int32(0)
-    unit, inverse = _unit_of(_peak(lax.stop_gradient(x)))
+    inverse, unit, _ = _unit_of(_peak(jnp.abs(lax.stop_gradient(x))))
     mantissa = _float_power(x * inverse, p)
     if p.is_integer():
         return mantissa, lax.mul(unit, jnp.int32(p))
@@ -103,17 +108,38 @@ def _float_power(x: jax.Array, p: float) -> jax.Array:
 
 def ordered(x: Mass) -> Mass:
     """The same number, with the exponent of zeros if it is zero."""
-    live = jnp.max(lax.stop_gradient(x.mantissa), initial=0) != 0
+    live = _peak(lax.stop_gradient(x.mantissa)) != 0
     exponent = lax.select(live, x.exponent, jnp.int32(NOWHERE))
     return dataclasses.replace(x, exponent=exponent)
 
 
+def merged(x: Mass) -> Mass:
+    """The same number, with its exponents added."""
+    if x.entering is None:
+        return x
+    return dataclasses.replace(x, exponent=x.exponent + x.entering, entering=None)
+
+
+def by_rows(x: Mass) -> Mass:
+    """The same number, with an exponent for each row of its first axis."""
+    x = merged(x)
+    if x.mantissa.ndim == 0:
+        return x
+    return freed(x, unit(x, axes=tuple(range(1, x.mantissa.ndim))))
+
+
+def collapsed(x: Mass) -> Mass:
+    """The same number, with a single exponent."""
+    x = merged(x)
+    if x.exponent.ndim == 0:
+        return x
+    exponent = jnp.max(x.exponent, initial=NOWHERE)
+    return Mass(aligned(x, exponent), exponent, slack=x.slack)
+
+
 def normalized(x: Mass) -> Mass:
     """The same number, with a mantissa whose largest entry is in [1, 2)."""
-    inverse, exponent = unit(x)
-    return dataclasses.replace(
-        x, mantissa=x.mantissa * inverse, exponent=exponent, slack=1
-    )
+    return dataclasses.replace(freed(x, unit(x)), node=x.node)
 
 
 def in_range(x: Mass, *others: Mass) -> Mass:
@@ -122,33 +148,54 @@ def in_range(x: Mass, *others: Mass) -> Mass:
     return normalized(x) if slack > SLACK else x
 
 
-def unit(x: Mass) -> tuple[jax.Array, jax.Array]:
-    """The magnitude of the largest entry: the mantissa's, inverted; its exponent."""
-    return _unit(lax.stop_gradient(x.mantissa), x.exponent)
+class Unit(NamedTuple):
+    """A power of two."""
+
+    inverse: jax.Array
+    exponent: jax.Array
+    one: jax.Array  # int32, and unknown to XLA
 
 
-@jax.jit
-def _unit(mantissa: jax.Array, exponent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    peak = _peak(mantissa)
-    below, inverse = _unit_of(peak)
-    live = peak >= jnp.finfo(peak.dtype).tiny
-    return inverse, lax.select(live, exponent + below, jnp.int32(NOWHERE))
+def unit(x: Mass, axes: tuple[int, ...] | None = None) -> Unit:
+    """The magnitude of a mantissa's largest entry, or of the largest along axes."""
+    return _unit(lax.stop_gradient(x.mantissa), axes)
 
 
-def _peak(x: jax.Array) -> jax.Array:
-    return jnp.max(jnp.abs(x), initial=0)
+@functools.partial(jax.jit, static_argnames="axes")
+def _unit(mantissa: jax.Array, axes: tuple[int, ...] | None) -> Unit:
+    return _unit_of(_peak(mantissa, axes))
 
 
-def _unit_of(peak: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The exponent of the power of two at or below the peak, and this power's inverse.
+def freed(x: Mass, of: Unit, slack: int = 1) -> Mass:
+    """The same number, with this unit in an exponent."""
+    mantissa = x.mantissa * of.inverse
+    if x.entering is None:
+        return Mass(mantissa, x.exponent + of.exponent, slack=slack)
+    return Mass(mantissa, x.exponent, x.entering + of.exponent, slack)
 
-    They are 0 and 1 for a peak of 0.
+
+def settled(x: Mass, of: Unit) -> Mass:
+    """The same number, whose exponent XLA computes once, as a quotient."""
+    return dataclasses.replace(x, exponent=lax.div(x.exponent, of.one))
+
+
+def _peak(x: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
+    empty = x.size == 0
+    return jnp.max(x, axes, keepdims=axes is not None, initial=0 if empty else None)
+
+
+def _unit_of(peak: jax.Array) -> Unit:
+    """The power of two at or below the peak.
+
+    For a peak of 0 it is the smallest normal number, so that zeros have no say in the
+    exponent of a sum.
     """
     info = jnp.finfo(peak.dtype)
     bits = lax.bitcast_convert_type(peak, integer_dtype(info.dtype))
     below = lax.bitcast_convert_type(bits & -(1 << info.nmant), info.dtype)
-    inverse = 1 / lax.select(below != 0, below, jnp.ones_like(below))
-    return (1 - info.minexp) - biased_exponent(inverse), inverse
+    inverse = 1 / lax.max(below, info.tiny.astype(info.dtype))
+    biased = biased_exponent(inverse)
+    return Unit(inverse, (1 - info.minexp) - biased, 1 + (biased >> 12))
 
 
 def aligned(x: Mass, exponent: jax.Array) -> jax.Array:
@@ -171,7 +218,7 @@ def align(*masses: Mass) -> tuple[list[jax.Array], jax.Array]:
 def _alignment(
     exponents: Sequence[jax.Array], dtype: jnp.dtype
 ) -> tuple[list[jax.Array], jax.Array]:
-    exponent = functools.reduce(lax.max, exponents)
+    exponent = functools.reduce(jnp.maximum, exponents)
     return [_shift(x, exponent, dtype) for x in exponents], exponent
 
 
@@ -208,29 +255,24 @@ def of_sum(mantissa: jax.Array, exponent: jax.Array, masses: Sequence[Mass]) -> 
     """What a linear function has made of masses."""
     terms = sum(x.mantissa.size for x in masses) // max(mantissa.size, 1)
     slack = max(x.slack for x in masses) + max(terms - 1, 0).bit_length()
-    return in_range(Mass(mantissa, exponent, slack))
+    return in_range(Mass(mantissa, exponent, slack=slack))
 
 
-def products(
-    x: Mass, mantissas: Sequence[jax.Array], others: Sequence[Mass], contracted: bool
-) -> list[Mass]:
-    """What bilinear functions have made of ``x`` and each of some other masses.
-
-    Contractions are freed of the magnitude of ``x``, as XLA fuses that.
-    """
-    if not contracted:
-        return [_product(*pair, x) for pair in zip(mantissas, others, strict=True)]
-    inverse, exponent = unit(x)
-    return [
-        Mass(mantissa * inverse, exponent + y.exponent, y.slack + CONTRACTED_SLACK)
-        for mantissa, y in zip(mantissas, others, strict=True)
-    ]
+def of_product(mantissa: jax.Array, x: Mass, y: Mass) -> Mass:
+    """What a bilinear function has made of two masses."""
+    slack = _product_slack(mantissa, x, y)
+    return Mass(mantissa, x.exponent + y.exponent, slack=slack)
 
 
-def _product(mantissa: jax.Array, y: Mass, x: Mass) -> Mass:
+def slope_of_weight(mantissa: jax.Array, slope: Mass, x: Mass) -> Mass:
+    """What the transpose of a bilinear function has made of a slope and its data."""
+    slack = _product_slack(mantissa, slope, x)
+    return Mass(mantissa, slope.exponent, x.exponent, slack)
+
+
+def _product_slack(mantissa: jax.Array, x: Mass, y: Mass) -> int:
     terms = max(x.mantissa.size, y.mantissa.size) // max(mantissa.size, 1)
-    slack = x.slack + y.slack + max(terms - 1, 0).bit_length()
-    return Mass(mantissa, x.exponent + y.exponent, slack)
+    return x.slack + y.slack + max(terms - 1, 0).bit_length()
 
 
 def total(x: Mass) -> Mass:
@@ -247,43 +289,63 @@ def root(x: Mass, p: float) -> Scaled:
     return Scaled(lax.select(live, mantissa, jnp.zeros_like(mantissa)), exponent)
 
 
-def roots(
-    masses: Sequence[Mass], p: float, unit: jax.Array
-) -> list[tuple[jax.Array, jax.Array]]:
-    """Two positive factors each of ``x**(1/p) / 2**unit``, elementwise; inf for 0.
+def factors_of_root(x: Mass, p: float, unit: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Two positive factors of ``x**(1/p) / 2**unit``, elementwise; inf for 0.
 
-    What is to be known of the exponents is computed for all masses at once.
+    One exponent is in each of them.
     """
-    dtype = masses[0].mantissa.dtype
-    exponents = jnp.stack([x.exponent for x in masses])
-    factors, exponents = _root_of_power(exponents, p, dtype)
-    exponents = exponents - unit
-    half = exponents >> 1
-    low, high = power_of_two(half, dtype), power_of_two(exponents - half, dtype)
-    return [
-        (_root(x.mantissa, factors[k], low[k], p), high[k])
-        for k, x in enumerate(masses)
-    ]
+    factor, size = _size_of_root(x.exponent, unit, p, x.mantissa.dtype)
+    entering = jnp.zeros_like(x.exponent) if x.entering is None else x.entering
+    return _root(x.mantissa, factor, entering, p), size
+
+
+@functools.partial(jax.jit, static_argnames=("p", "dtype"))
+def _size_of_root(
+    exponent: jax.Array, unit: jax.Array, p: float, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array]:
+    factor, exponent = _root_of_power(exponent, p, dtype)
+    return factor, power_of_two(exponent - unit, dtype)
 
 
 @functools.partial(jax.jit, static_argnames="p")
-def _root(x: jax.Array, factor: jax.Array, unit: jax.Array, p: float) -> jax.Array:
+def _root(x: jax.Array, factor: jax.Array, exponent: jax.Array, p: float) -> jax.Array:
     positive = lax.select(x != 0, x, jnp.full_like(x, jnp.inf))
-    return normal(_float_root(positive * factor, p) * unit)
+    rest, whole = _divided(exponent, p, x.dtype)
+    factor = factor * _exactly(rest, x.dtype)
+    return normal(_float_root(positive * factor, p) * _exactly(whole, x.dtype))
 
 
 def _root_of_power(
     exponent: jax.Array, p: float, dtype: jnp.dtype
 ) -> tuple[jax.Array, jax.Array]:
     """What to multiply by before a root, and its exponent, for ``2**exponent``."""
+    rest, whole = _divided(exponent, p, dtype)
+    return (power_of_two(rest, dtype) if p.is_integer() else jnp.exp2(rest)), whole
+
+
+def _divided(
+    exponent: jax.Array, p: float, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array]:
+    """The rest and the quotient of an exponent's division by ``p``, rounded down."""
     if p.is_integer():
         below = int(p) * NOWHERE // 2**4  # unsigned, XLA divides by a shift
         above = (exponent - below).astype(jnp.uint32)
         whole = (above // jnp.uint32(p)).astype(jnp.int32) + below // int(p)
-        return power_of_two(exponent - int(p) * whole, dtype), whole
-    exact = exponent.astype(dtype) / p
-    rest = p * (exact - jnp.floor(exact))
-    return jnp.exp2(rest), jnp.floor(exact).astype(jnp.int32)
+        return exponent - int(p) * whole, whole
+    whole = jnp.floor(exponent.astype(dtype) / p)
+    return exponent.astype(dtype) - p * whole, whole.astype(jnp.int32)
+
+
+def _exactly(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """``2**exponent``, saturating, in operations that XLA fuses."""
+    if jnp.issubdtype(exponent.dtype, jnp.floating):
+        return jnp.exp2(exponent)
+    info = jnp.finfo(dtype)
+    biased = lax.clamp(
+        jnp.int32(1), exponent + (info.maxexp - 1), jnp.int32(2 * info.maxexp - 3)
+    )
+    bits = biased.astype(integer_dtype(info.dtype)) << info.nmant
+    return lax.bitcast_convert_type(bits, info.dtype)
 
 
 def _float_root(x: jax.Array, p: float) -> jax.Array:

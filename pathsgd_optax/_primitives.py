@@ -244,7 +244,7 @@ def _contracted(
         ordered = (a, b) if first is x else (b, a)
         return bind(*ordered, precision=lax.Precision.HIGHEST)[0]
 
-    return context.bilinear(product, context.mass(first), context.mass(second))
+    return context.contract(product, context.mass(first), context.mass(second))
 
 
 def _power(context: Context, x: Value) -> list[Operand]:

@@ -156,7 +156,7 @@ def _backward(
         operands.constants,
         course | {"reverse": not course["reverse"]},
     )
-    return [*totals, *leaving, *map(_unstacked, rows)]
+    return [*totals, *leaving, *map(_with_rows, rows)]
 
 
 def _slopes_of_step(
@@ -169,7 +169,8 @@ def _slopes_of_step(
     after, outs = step(context, operands)
     ends = list(zip(_masses(after + outs), slopes, strict=True))
     leaves = [_masses(part) for part in operands]
-    found = iter(tape.slopes(ends, [*itertools.chain(*leaves)]))
+    slopes = tape.slopes(ends, [*itertools.chain(*leaves)])
+    found = map(_mass.collapsed, slopes)
     return [list(itertools.islice(found, len(part))) for part in leaves]
 
 
@@ -305,9 +306,12 @@ def _stacked(x: Mass, length: int) -> Mass:
     return dataclasses.replace(x, exponent=jnp.broadcast_to(x.exponent, (length,)))
 
 
+def _with_rows(x: Mass) -> Mass:
+    """What a scan wrote row by row, with an exponent that broadcasts to its rows."""
+    rows = x.exponent.reshape(-1, *[1] * (x.mantissa.ndim - 1))
+    return dataclasses.replace(x, exponent=rows, node=None)
+
+
 def _unstacked(x: Mass) -> Mass:
     """What a scan wrote row by row, with one exponent."""
-    exponent = jnp.max(x.exponent, initial=_mass.NOWHERE)
-    rows = x.exponent.reshape(-1, *[1] * (x.mantissa.ndim - 1))
-    mantissa = _mass.aligned(dataclasses.replace(x, exponent=rows), exponent)
-    return dataclasses.replace(x, mantissa=mantissa, exponent=exponent, node=None)
+    return _mass.collapsed(_with_rows(x))

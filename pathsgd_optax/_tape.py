@@ -6,6 +6,7 @@ mass of those that enter. Slopes by mantissas, as `jax.vjp` has them, would have
 in range at the exponents of the forward pass, and are not.
 """
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -39,7 +40,7 @@ class Tape:
     def leaf(self, x: Mass) -> Mass:
         """The same number, as one to have a slope."""
         self._nodes += 1
-        return Mass(x.mantissa, x.exponent, x.slack, self._nodes)
+        return Mass(x.mantissa, x.exponent, slack=x.slack, node=self._nodes)
 
     def record(
         self, results: Sequence[Mass], sources: Sequence[Mass], pull: Pull
@@ -62,18 +63,19 @@ class Tape:
           leaves: values without operations.
 
         Returns:
-          The slope of each leaf.
+          The slope of each leaf, with an exponent for each row where there are several.
         """
         found: dict[int | None, list[Mass]] = defaultdict(list)
         for value, slope in ends:
             found[value.node].append(slope)
         for operation in reversed(self._operations):
             if any(x.node in found for x in operation.results):
-                slopes = [_total(found.pop(x.node, []), x) for x in operation.results]
-                pulled = operation.pull(slopes)
+                slopes = [found.pop(x.node, []) for x in operation.results]
+                totals = map(_total, slopes, operation.results)
+                pulled = operation.pull([*map(_mass.collapsed, totals)])
                 for node, slope in zip(operation.sources, pulled, strict=True):
                     found[node].append(slope)
-        return [_total(found[x.node], x) for x in leaves]
+        return [_total_by_rows(found[x.node], x) for x in leaves]
 
 
 def _total(slopes: Sequence[Mass], value: Mass) -> Mass:
@@ -82,4 +84,10 @@ def _total(slopes: Sequence[Mass], value: Mass) -> Mass:
         return _mass.zeros_like(value)
     if len(slopes) == 1:
         return slopes[0]
-    return _mass.sum_by(lambda *parts: once(sum(parts)), *slopes)
+    added = functools.partial(_mass.sum_by, lambda *parts: once(sum(parts)))
+    return added(*map(_mass.merged, slopes))
+
+
+def _total_by_rows(slopes: Sequence[Mass], leaf: Mass) -> Mass:
+    """The sum at a leaf, each of whose rows may be a layer with a use of its own."""
+    return _total([*map(_mass.by_rows, slopes)] if len(slopes) > 1 else slopes, leaf)

@@ -354,10 +354,10 @@ def _scaling(
     end = _mass.of_exponent(jnp.ones_like(output.mantissa), 0)
     slopes = tape.slopes([(output, end)], [x.mass for x in weights])
     norm = _mass.root(phi, p)
-    pairs = _mass.roots(slopes, p, resolved(unit, norm))
+    unit = resolved(unit, norm)
     factors = (
-        () if parameter.role == NO_PATH else pair
-        for parameter, pair in zip(network.parameters, pairs, strict=True)
+        () if parameter.role == NO_PATH else _mass.factors_of_root(slope, p, unit)
+        for parameter, slope in zip(network.parameters, slopes, strict=True)
     )
     return Scaling(norm, tuple(factors))
 

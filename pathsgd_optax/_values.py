@@ -278,32 +278,44 @@ class Context:
         result = _mass.of_sum(mantissa, exponent, masses)
         return self._recorded(result, masses, pull)
 
-    def bilinear(
-        self,
-        function: Callable[..., jax.Array],
-        x: Mass,
-        y: Mass,
-        contracted: bool = True,
-    ) -> Mass:
-        """``function`` of the mantissas, which is linear in each of the two.
+    def contract(self, function: Callable[..., jax.Array], x: Mass, y: Mass) -> Mass:
+        """``function`` of the mantissas, which sums products of both.
 
-        Where it sums many products, the magnitude of ``x`` is taken out of the result:
-        of the data, if the other one is a weight.
+        The result is freed of its magnitude. Backwards, slopes gain about as much, and
+        are freed of the same.
         """
         x = _mass.in_range(x, y)
         mantissa, transpose = self._linearized(function, (x.mantissa, y.mantissa))
+        product = _mass.of_product(mantissa, x, y)
+        unit = _mass.unit(product)
 
         def pull(slopes: list[Mass]) -> list[Mass]:
             slope = _mass.in_range(slopes[0], x, y)
-            parts = transpose(slope.mantissa)
-            return _mass.products(slope, parts, (y, x), contracted)
+            slack = slope.slack + _mass.SLOPE_SLACK
+            of_data, of_weight = transpose(slope.mantissa)
+            leaving = _mass.of_product(of_data, slope, y)
+            return [
+                _mass.settled(_mass.freed(leaving, unit, slack), unit),
+                _mass.freed(_mass.slope_of_weight(of_weight, slope, x), unit, slack),
+            ]
 
-        [result] = _mass.products(x, [mantissa], [y], contracted)
+        result = _mass.settled(_mass.freed(product, unit), unit)
         return self._recorded(result, (x, y), pull)
 
     def multiply(self, x: Mass, y: Mass) -> Mass:
         """``x * y``, elementwise."""
-        return self.bilinear(operator.mul, x, y, contracted=False)
+        x = _mass.in_range(x, y)
+        mantissa, transpose = self._linearized(operator.mul, (x.mantissa, y.mantissa))
+
+        def pull(slopes: list[Mass]) -> list[Mass]:
+            slope = _mass.in_range(slopes[0], x, y)
+            of_data, of_weight = transpose(slope.mantissa)
+            return [
+                _mass.of_product(of_data, slope, y),
+                _mass.slope_of_weight(of_weight, slope, x),
+            ]
+
+        return self._recorded(_mass.of_product(mantissa, x, y), (x, y), pull)
 
     def add(self, x: Mass, y: Mass) -> Mass:
         """``x + y``, elementwise."""
