@@ -167,11 +167,8 @@ def _unit(mantissa: jax.Array, axes: tuple[int, ...] | None) -> Unit:
 
 
 def freed(x: Mass, of: Unit, slack: int = 1) -> Mass:
-    """The same number, with this unit in an exponent."""
-    mantissa = x.mantissa * of.inverse
-    if x.entering is None:
-        return Mass(mantissa, x.exponent + of.exponent, slack=slack)
-    return Mass(mantissa, x.exponent, x.entering + of.exponent, slack)
+    """The same number, with this unit in its exponent."""
+    return Mass(x.mantissa * of.inverse, x.exponent + of.exponent, slack=slack)
 
 
 def settled(x: Mass, of: Unit) -> Mass:
@@ -292,27 +289,32 @@ def root(x: Mass, p: float) -> Scaled:
 def factors_of_root(x: Mass, p: float, unit: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two positive factors of ``x**(1/p) / 2**unit``, elementwise; inf for 0.
 
-    One exponent is in each of them.
+    The second one has the exponent, as far as it is in range.
     """
-    factor, size = _size_of_root(x.exponent, unit, p, x.mantissa.dtype)
+    dtype = x.mantissa.dtype
+    factor, size, beyond = _size_of_root(x.exponent, unit, p, dtype)
     entering = jnp.zeros_like(x.exponent) if x.entering is None else x.entering
-    return _root(x.mantissa, factor, entering, p), size
+    return _root(x.mantissa, factor, entering, beyond, p), size
 
 
 @functools.partial(jax.jit, static_argnames=("p", "dtype"))
 def _size_of_root(
     exponent: jax.Array, unit: jax.Array, p: float, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     factor, exponent = _root_of_power(exponent, p, dtype)
-    return factor, power_of_two(exponent - unit, dtype)
+    exponent, largest = exponent - unit, jnp.int32(-jnp.finfo(dtype).minexp)
+    within = lax.clamp(-largest, exponent, largest)
+    return factor, power_of_two(within, dtype), exponent - within
 
 
 @functools.partial(jax.jit, static_argnames="p")
-def _root(x: jax.Array, factor: jax.Array, exponent: jax.Array, p: float) -> jax.Array:
+def _root(
+    x: jax.Array, factor: jax.Array, entering: jax.Array, beyond: jax.Array, p: float
+) -> jax.Array:
     positive = lax.select(x != 0, x, jnp.full_like(x, jnp.inf))
-    rest, whole = _divided(exponent, p, x.dtype)
-    factor = factor * _exactly(rest, x.dtype)
-    return normal(_float_root(positive * factor, p) * _exactly(whole, x.dtype))
+    rest, whole = _divided(entering, p, x.dtype)
+    root = _float_root(positive * (factor * _exactly(rest, x.dtype)), p)
+    return normal(root * _exactly(whole + beyond, x.dtype))
 
 
 def _root_of_power(

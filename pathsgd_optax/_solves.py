@@ -32,7 +32,7 @@ def _solved(context: Context, *operands: Value) -> list[Operand]:
     def multiply(x: jax.Array, inverse: jax.Array) -> jax.Array:
         return jnp.tensordot(x, inverse, x.ndim, precision=jax.lax.Precision.HIGHEST)
 
-    mass = context.bilinear(multiply, context.mass(x), inverse)
+    mass = context.contract(multiply, context.mass(x), inverse)
     value = None if x.is_data else solve(x.value)
     return [Value(value, mass, leaves=x.leaves)]
 

@@ -369,12 +369,24 @@ def _context(
     custom: Mapping[str, Rule],
     gates: bool,
 ) -> Context:
+    dtype = path_dtype(*leaves)
+    _check_order(p, dtype)
+    return Context(p, dtype, tape, Uses(), gates=gates, custom=custom)
+
+
+def _check_order(p: float, dtype: jnp.dtype) -> None:
     if math.isinf(p):
         raise ValueError(
             "p = inf has no scaling in a traced network: the derivative of a maximum "
             "knows only one of its paths. Use a finite p, or layered_network."
         )
-    return Context(p, path_dtype(*leaves), tape, Uses(), gates=gates, custom=custom)
+    largest = int(jnp.finfo(dtype).maxexp) // 4
+    if p > largest:
+        raise ValueError(
+            f"p = {p:g} is too large for {dtype} in a traced network: p-th powers of "
+            f"weights leave its range. Use p up to {largest}, or layered_network, or "
+            "float64 parameters under jax_enable_x64, for p up to 256."
+        )
 
 
 def _weights(context: Context, leaves: Sequence[jax.Array]) -> list[Value]:

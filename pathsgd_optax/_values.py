@@ -296,7 +296,7 @@ class Context:
             leaving = _mass.of_product(of_data, slope, y)
             return [
                 _mass.settled(_mass.freed(leaving, unit, slack), unit),
-                _mass.freed(_mass.slope_of_weight(of_weight, slope, x), unit, slack),
+                _mass.slope_of_weight(of_weight, slope, x),
             ]
 
         result = _mass.settled(_mass.freed(product, unit), unit)
