@@ -101,6 +101,11 @@ def _power(x: jax.Array, p: float) -> tuple[jax.Array, jax.Array]:
     return mantissa * jnp.exp2(exact - whole), whole.astype(jnp.int32)
 
 
+def mass_of_constant(x: jax.Array, p: float) -> Mass:
+    """``abs(x)**p`` of what XLA may know, and would multiply in another order."""
+    return mass(lax.optimization_barrier(x), p)
+
+
 def _float_power(x: jax.Array, p: float) -> jax.Array:
     x = x if (p / 2).is_integer() else magnitude(x)
     return lax.integer_pow(x, int(p)) if p.is_integer() else x**p

@@ -347,14 +347,14 @@ class Context:
     def mass(self, x: Value) -> Mass:
         """The masses of all paths to ``x``, its constant part included."""
         if x.is_constant:
-            return _mass.mass(x.value.astype(self.dtype), self.p)
+            return _mass.mass_of_constant(x.value.astype(self.dtype), self.p)
         if x.offset is None:
             return x.mass
         return self.add(x.mass, self.edge(edges(x.offset)))
 
     def edge(self, weight: jax.Array, carrier: Mass | None = None) -> Mass:
         """The mass of an edge with this weight, and the slopes of ``carrier``."""
-        edge = _mass.ordered(_mass.mass(weight, self.p))
+        edge = _mass.ordered(_mass.mass_of_constant(weight, self.p))
         if self.tape is None or carrier is None:
             return edge
 

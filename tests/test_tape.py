@@ -155,7 +155,7 @@ def test_orders_beyond_the_exponents_of_the_dtype_are_refused():
             matmul, wide, networks.spec(1, 2, dtype=jnp.float64)
         )
         np.testing.assert_allclose(
-            pathsgd.path_norm(network, wide, 200), 8 ** (1 / 200)
+            pathsgd.path_norm(network, wide, 200), 4 ** (1 / 200)
         )
 
 
