@@ -47,6 +47,7 @@ OPTIMIZERS = {
     "adagrad": optax.adagrad(0.01),
     "adam": optax.adam(0.001),
     "path_sgd": pathsgd.path_sgd(0.01),
+    "path_sgd, damping": pathsgd.path_sgd(0.01, damping=0.1),
     "path_sgd, p = 1": pathsgd.path_sgd(0.01, p=1),
     "path_sgd, momentum": pathsgd.path_sgd(0.01, momentum=0.9),
     "path_sgd, update_every = 10": pathsgd.path_sgd(0.01, update_every=10),
