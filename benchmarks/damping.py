@@ -37,6 +37,9 @@ LEARNING_RATES = {
 }
 """The step sizes that are tried from every start."""
 
+PATH_FACTORS = {"resnet": 10.0}
+"""By how much larger they are for the paths of BatchNorm's running averages."""
+
 CAPTION = (
     "Mean objective of the last 15 steps and, in brackets, the largest on the way as a "
     "multiple of the first: medians over the seeds, at the step size that is best from "
@@ -131,11 +134,14 @@ def _cases(options: argparse.Namespace) -> Iterator[Case]:
     for network, (optimizer, rates) in itertools.product(
         options.networks, LEARNING_RATES.items()
     ):
-        dampings = options.dampings if OPTIMIZERS[optimizer].needs_paths else (0.0,)
+        dampings, factor = (0.0,), 1.0
+        if OPTIMIZERS[optimizer].needs_paths:
+            dampings, factor = options.dampings, PATH_FACTORS.get(network, 1.0)
         for damping, start, rate, seed in itertools.product(
             dampings, small_starts.STARTS[network], rates, range(options.seeds)
         ):
-            yield Case(network, options.width, start, optimizer, damping, rate, seed)
+            kind = network, options.width, start, optimizer, damping
+            yield Case(*kind, factor * rate, seed)
 
 
 def _outcome(case: Case, steps: int) -> small_starts.Outcome:

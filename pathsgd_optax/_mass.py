@@ -26,6 +26,7 @@ from pathsgd_optax._scaled import (
     integer_dtype,
     magnitude,
     normal,
+    reciprocal,
 )
 
 
@@ -264,6 +265,13 @@ def of_product(mantissa: jax.Array, x: Mass, y: Mass) -> Mass:
     """What a bilinear function has made of two masses."""
     slack = _product_slack(mantissa, x, y)
     return Mass(mantissa, x.exponent + y.exponent, slack=slack)
+
+
+def quotient(x: Mass, y: Mass) -> Mass:
+    """``x / y``, elementwise, and 0 where ``y`` is."""
+    x, y = normalized(x), normalized(y)
+    mantissa = x.mantissa * reciprocal(y.mantissa)
+    return normalized(Mass(mantissa, x.exponent - y.exponent))
 
 
 def slope_of_weight(mantissa: jax.Array, slope: Mass, x: Mass) -> Mass:

@@ -68,7 +68,9 @@ def scan(context: Context, body: Body, operands: Operands) -> list[Operand]:
         return results
     pull = functools.partial(_backward, context, step, operands, before)
     sources = _masses([*itertools.chain(*operands)])
-    return _with_masses(results, context.tape.record(_masses(results), sources, pull))
+    return _with_masses(
+        results, context.tape.record(_masses(results), sources, pull, True)
+    )
 
 
 def parted(operands: Sequence[Operand], eqn: JaxprEqn, body: Jaxpr) -> Operands:
@@ -163,7 +165,7 @@ def _slopes_of_step(
     context: Context, step: Step, operands: Operands, slopes: Sequence[Mass]
 ) -> list[list[Mass]]:
     """The slopes of constants, carry and rows, from those of a step's results."""
-    tape = Tape()
+    tape = Tape(context.tape.damping if context.tape else None)
     operands = Operands(*(_each(tape.leaf, part) for part in operands))
     context = dataclasses.replace(context, uses=Uses(), tape=tape)
     after, outs = step(context, operands)

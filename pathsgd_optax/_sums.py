@@ -114,7 +114,7 @@ def _with_bias(context: Context, x: Value, bias: Value) -> Value:
     else:
         shift = bias.value if x.offset is None else bias.value + edges(x.offset)
         edge = context.edge(shift, carrier=bias.mass)
-    return Value(None, context.add(x.mass, edge), leaves=all_leaves((x, bias)))
+    return Value(None, context.shift(x.mass, edge), leaves=all_leaves((x, bias)))
 
 
 RULES = rules([(_add, "add add_any"), (_subtract, "sub")])

@@ -104,13 +104,16 @@ class TracedNetwork(Described):
         constants: Any = None,
         unit: jax.Array | int = 0,
     ) -> Scaling:
-        """phi_p, and sqrt(gamma_p) / 2**unit of the leaves."""
-        if not is_zero(damping):
-            raise ValueError("a traced network has no damping yet. Use damping=0.")
-        scaling = functools.partial(_scaling, network=self, p=p)
-        like = like_parameters(self, params)
+        """phi_p, and sqrt(gamma_p) / 2**unit of the leaves, damped."""
+        leaves = self._leaves(params)
+        tau = None if is_zero(damping) else jnp.asarray(damping, path_dtype(*leaves))
         return partitioned(
-            scaling, self._leaves(params), constants, jnp.int32(unit), like=like
+            functools.partial(_scaling, network=self, p=p),
+            leaves,
+            constants,
+            tau,
+            jnp.int32(unit),
+            like=like_parameters(self, params),
         )
 
     def _leaves(self, params: Params) -> list[jax.Array]:
@@ -341,18 +344,19 @@ def _path_norm(
 def _scaling(
     leaves: Sequence[jax.Array],
     constants: Any,
+    damping: jax.Array | None,
     unit: jax.Array,
     *,
     network: TracedNetwork,
     p: float,
 ) -> Scaling:
-    tape = Tape()
+    tape = Tape(None if damping is None else _mass.mass(damping, p))
     context = _context(leaves, p, tape, network.custom, network.gates)
     weights = _weights(context, leaves)
     output = _run(context, network, weights, constants)
     phi = _mass.total(output)
     end = _mass.of_exponent(jnp.ones_like(output.mantissa), 0)
-    slopes = tape.slopes([(output, end)], [x.mass for x in weights])
+    slopes = tape.slopes([(output, end)], [x.mass for x in weights], [output])
     norm = _mass.root(phi, p)
     unit = resolved(unit, norm)
     factors = (

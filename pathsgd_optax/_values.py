@@ -300,7 +300,9 @@ class Context:
             ]
 
         result = _mass.settled(_mass.freed(product, unit), unit)
-        return self._recorded(result, (x, y), pull)
+        if self.tape is None:
+            return result
+        return self.tape.unit(*self.tape.record([result], (x, y), pull, layer=True))
 
     def multiply(self, x: Mass, y: Mass) -> Mass:
         """``x * y``, elementwise."""
@@ -320,6 +322,11 @@ class Context:
     def add(self, x: Mass, y: Mass) -> Mass:
         """``x + y``, elementwise."""
         return self.linear(operator.add, x, y)
+
+    def shift(self, x: Mass, edge: Mass) -> Mass:
+        """``x`` with a bias, which belongs to the same unit."""
+        result = self.add(x, edge)
+        return result if self.tape is None else self.tape.unit(result, before=x)
 
     def _linearized(
         self, function: Callable[..., jax.Array], parts: Sequence[jax.Array]
@@ -350,7 +357,7 @@ class Context:
             return _mass.mass_of_constant(x.value.astype(self.dtype), self.p)
         if x.offset is None:
             return x.mass
-        return self.add(x.mass, self.edge(edges(x.offset)))
+        return self.shift(x.mass, self.edge(edges(x.offset)))
 
     def edge(self, weight: jax.Array, carrier: Mass | None = None) -> Mass:
         """The mass of an edge with this weight, and the slopes of ``carrier``."""

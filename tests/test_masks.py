@@ -88,11 +88,11 @@ def test_a_function_that_is_taken_for_a_schedule_is_refused(make):
     def mask(params):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
 
-    inject = optax.inject_hyperparams(make, static_args=("p", "damping"))
+    inject = optax.inject_hyperparams(make, static_args="p")
     message = r'mask is False for all.*static_args=\("mask", \.\.\.\)'
     with pytest.raises(ValueError, match=message):
         inject(0.1, NETWORK, mask=mask).init(PARAMS)
-    known = optax.inject_hyperparams(make, static_args=("p", "mask", "damping"))
+    known = optax.inject_hyperparams(make, static_args=("p", "mask"))
     chex.assert_trees_all_close(
         _update(known(0.1, NETWORK, mask=mask)), _update(make(0.1, NETWORK)), rtol=1e-5
     )

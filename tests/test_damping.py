@@ -1,0 +1,133 @@
+"""Damping in traced networks: units are what contractions result in, biases included.
+
+What it is in layered networks, by enumeration, is in `test_transform`.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import pathsgd_optax as pathsgd
+from tests import networks
+
+
+def _updates(network, params, p=2, damping=0.0):
+    """The inverse of gamma."""
+    transformation = pathsgd.scale_by_path_norm(network, p, damping=damping)
+    ones = jax.tree.map(jnp.ones_like, params)
+    return transformation.update(ones, transformation.init(params), params)[0]
+
+
+def _assert_damped_alike(params, traced, p, damping):
+    layered = pathsgd.layered_network(params)
+    updates = [_updates(network, params, p, damping) for network in (traced, layered)]
+    chex.assert_trees_all_close(*updates, rtol=2e-5)
+    undamped = _updates(layered, params, p)["Dense_0"]
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(updates[0]["Dense_0"], undamped, rtol=1e-2)
+
+
+@pytest.mark.parametrize("p", [1, 3.5])
+@pytest.mark.parametrize("gain", [1e-3, 1.0])
+def test_a_layered_network_and_the_traced_one_are_damped_alike(p, gain):
+    params = networks.dense_tree((3, 4, 5, 2))
+    params["Dense_2"]["kernel"] = gain * params["Dense_2"]["kernel"]
+    traced = pathsgd.trace_network(networks.apply, params, networks.spec(7, 3))
+    for damping in (0.5, jnp.float32(2)):
+        _assert_damped_alike(params, traced, p, damping)
+
+
+def test_so_are_the_layers_of_a_scan():
+    model = networks.ScanMLP(3, (4,))
+    params = networks.linen_tree(model, 5, seed=1)
+    traced = pathsgd.trace_linen(model, {"params": params}, jnp.ones((1, 5)))
+    _assert_damped_alike(params, traced, 2, 0.5)
+
+
+@pytest.mark.x64
+@pytest.mark.parametrize("p", [1, 2, 4])
+def test_the_units_of_a_residual_network_are_those_of_all_its_layers(p):
+    rng = np.random.default_rng(0)
+    shapes = {"first": (3, 4), "inner": (4, 5), "outer": (5, 4), "last": (4, 2)}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+
+    def apply(params, x):
+        x = x @ params["first"]
+        x = x + jax.nn.relu(x @ params["inner"]) @ params["outer"]
+        return jax.nn.relu(x) @ params["last"]
+
+    q = {name: abs(w) ** p for name, w in params.items()}
+    first = q["first"].sum(0)
+    inner = first @ q["inner"]
+    outer = inner @ q["outer"]
+    tau = 0.3**p
+    end = q["last"].sum(1)
+    of_outer = end + tau / outer
+    of_inner = q["outer"] @ of_outer + tau / inner
+    of_first = end + q["inner"] @ of_inner + tau / first
+    slopes = {
+        "first": np.outer(np.ones(3), of_first),
+        "inner": np.outer(first, of_inner),
+        "outer": np.outer(inner, of_outer),
+        "last": np.outer(first + outer, np.ones(2)),
+    }
+    params = jax.tree.map(jnp.asarray, params)
+    network = pathsgd.trace_network(apply, params, jnp.ones((1, 3)))
+    expected = {name: slope ** (-2 / p) for name, slope in slopes.items()}
+    updates = _updates(network, params, p, damping=0.3)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-12)
+
+
+class ConvNet(nn.Module):
+    """A convolution with a bias, a mean over positions, and scores."""
+
+    @nn.compact
+    def __call__(self, x):
+        """The scores."""
+        x = nn.relu(nn.Conv(2, (3,))(x))
+        return nn.Dense(2)(x.mean(1))
+
+
+def test_the_units_of_a_convolution_are_its_entries():
+    model, x = ConvNet(), jnp.ones((1, 4, 1))
+    params = model.init(jax.random.key(0), x)["params"]
+    params["Conv_0"]["bias"] = jnp.array([0.1, -0.3])
+    network = pathsgd.trace_linen(model, {"params": params}, x)
+    kernel = np.asarray(params["Conv_0"]["kernel"])[:, 0] ** 2  # (3, 2)
+    padded = [np.pad(np.ones(4), 1)[k : k + 4] for k in range(3)]
+    masses = np.einsum("kt,kv->tv", padded, kernel) + np.array([0.1, 0.3]) ** 2
+    leaving = (np.asarray(params["Dense_0"]["kernel"]) ** 2).sum(1) / 4**2
+    slopes = leaving + 0.5**2 / masses
+    expected = {
+        "bias": 1 / slopes.sum(0),
+        "kernel": 1 / np.einsum("kt,tv->kv", padded, slopes)[:, None],
+    }
+    updates = _updates(network, params, damping=0.5)
+    chex.assert_trees_all_close(updates["Conv_0"], expected, rtol=1e-5)
+    undamped = _updates(network, params)
+    chex.assert_trees_all_close(updates["Dense_0"], undamped["Dense_0"], rtol=1e-6)
+
+
+def test_outputs_are_no_units_whatever_comes_after_their_layer():
+    params = {"w": jnp.array([[1.0, 2.0], [3.0, 0.5]]), "b": jnp.array([0.5, 0.1])}
+
+    def apply(params, x):
+        return jax.nn.relu(2 * (x @ params["w"]) + params["b"][None]).sum(
+            1, keepdims=True
+        )
+
+    network = pathsgd.trace_network(apply, params, jnp.ones((1, 2)))
+    chex.assert_trees_all_close(
+        _updates(network, params, damping=3.0), _updates(network, params), rtol=1e-6
+    )
+
+
+def test_units_of_zeros_have_no_damping():
+    params = networks.dense_tree((3, 4, 5, 2), bias=False)
+    params["Dense_1"]["kernel"] = params["Dense_1"]["kernel"].at[:, 1].set(0)
+    traced = pathsgd.trace_network(networks.apply, params, networks.spec(7, 3))
+    _assert_damped_alike(params, traced, 2, 0.5)
+    assert np.all(_updates(traced, params, damping=0.5)["Dense_2"]["kernel"][1] == 0)
