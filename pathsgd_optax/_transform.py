@@ -54,8 +54,9 @@ def scale_by_path_norm(
     with :math:`\Phi_v` the sum over the paths that enter unit v of the products of
     :math:`|w_e|^p`, and :math:`\overline{\Phi_v}` its present value, a constant. So
     what leaves a unit is at least :math:`\tau` over the norm of what enters it, which
-    no rescaling changes. For p = inf sums are maxima. Units without paths to them stay
-    as they are.
+    no rescaling changes. For p = inf sums are maxima. Units are the entries of what a
+    layer (or a convolution, or any contraction) results in, with their biases, that
+    aren't outputs already; those without paths to them stay as they are.
 
     Adaptive transformations *after* this one (Adam, AdaGrad) see a gradient that they
     divide by its own magnitude, which all but cancels the path scaling: such a chain
@@ -68,7 +69,8 @@ def scale_by_path_norm(
       p: order of the path norm, in [1, inf]; a Python number.
       exponent: a, the power of the scaling to divide by; 1 is Path-SGD.
       damping: tau, at least 0, a number without scale, or a scalar array; 0 is the
-        paper's.
+        paper's. Where layers start at zero or small, 0.1 to 0.3 keeps Path-SGD with
+        step sizes up to it from exploding.
       relative_to_start: whether to divide by :math:`\gamma_p / 4^k` instead, with
         :math:`2^k` the power of two next to :math:`\phi_p` at the first update (1
         where that is 0), which the state keeps as its ``unit``. It is a constant
