@@ -131,3 +131,28 @@ def test_units_of_zeros_have_no_damping():
     traced = pathsgd.trace_network(networks.apply, params, networks.spec(7, 3))
     _assert_damped_alike(params, traced, 2, 0.5)
     assert np.all(_updates(traced, params, damping=0.5)["Dense_2"]["kernel"][1] == 0)
+
+
+def test_powers_of_two_change_no_other_bit_of_damped_updates():
+    params = networks.dense_tree((3, 8, 2), bias=True, seed=3)
+    params["Dense_1"]["kernel"] = 1e-3 * params["Dense_1"]["kernel"]
+    network = pathsgd.trace_network(networks.apply, params, networks.spec(7, 3))
+    layered = pathsgd.layered_network(params)
+    c = 2.0 ** jnp.arange(-8, 8, 2, dtype=jnp.float32)
+    units = jnp.arange(8)
+    rescaled = pathsgd.rescale(layered, params, 0, units, c)
+    ones = jax.tree.map(jnp.ones_like, params)
+    squares = pathsgd.rescale(layered, ones, 0, units, c**2)
+    for damping in (0.1, 0.0):
+        updates = _updates(network, params, damping=damping)
+        expected = jax.tree.map(lambda u, f: u * f, updates, squares)
+        chex.assert_trees_all_equal(
+            _updates(network, rescaled, damping=damping), expected
+        )
+    gamma = jax.tree.map(lambda g: 1 / (g + 0.1), pathsgd.path_scaling(network, params))
+    other = pathsgd.path_scaling(network, rescaled)
+    other = jax.tree.map(lambda g: 1 / (g + 0.1), other)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_close(
+            other, jax.tree.map(lambda u, f: u * f, gamma, squares), rtol=1e-2
+        )
