@@ -21,8 +21,8 @@ def _updates(network, params, p=2, damping=0.0):
     return transformation.update(ones, transformation.init(params), params)[0]
 
 
-def _assert_damped_alike(params, traced, p, damping):
-    layered = pathsgd.layered_network(params)
+def _assert_damped_alike(params, traced, p, damping, scanned=False):
+    layered = pathsgd.layered_network(params, scanned=scanned)
     updates = [_updates(network, params, p, damping) for network in (traced, layered)]
     chex.assert_trees_all_close(*updates, rtol=2e-5)
     undamped = _updates(layered, params, p)["Dense_0"]
@@ -44,7 +44,7 @@ def test_so_are_the_layers_of_a_scan():
     model = networks.ScanMLP(3, (4,))
     params = networks.linen_tree(model, 5, seed=1)
     traced = pathsgd.trace_linen(model, {"params": params}, jnp.ones((1, 5)))
-    _assert_damped_alike(params, traced, 2, 0.5)
+    _assert_damped_alike(params, traced, 2, 0.5, scanned=True)
 
 
 @pytest.mark.x64
