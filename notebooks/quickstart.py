@@ -91,16 +91,20 @@ balanced = model.init(jax.random.key(0), images[:1])["params"]
 # 64 times out of 256 units, the share that the paper uses. The function stays the same,
 # up to rounding; so does the *path norm*, the length of the vector that has one entry
 # for each path from an input to an output, the product of the weights along it.
+#
+# `layered_network` reads off the parameters which weights follow each other. They don't
+# show what is between the layers; given the function and an example, it checks that
+# this is ReLU, and nothing else.
+
 
 # %%
-network = pathsgd.layered_network(balanced)
-unbalanced = pathsgd.unbalance(network, balanced, jax.random.key(1), count=64)
-starts = {"balanced": balanced, "unbalanced": unbalanced}
-
-
 def logits(params, images):
     return model.apply({"params": params}, images)
 
+
+network = pathsgd.layered_network(balanced, apply_fn=logits, x=images[:1])
+unbalanced = pathsgd.unbalance(network, balanced, jax.random.key(1), count=64)
+starts = {"balanced": balanced, "unbalanced": unbalanced}
 
 for name, params in starts.items():
     largest = max(jnp.abs(leaf).max() for leaf in jax.tree.leaves(params))
@@ -114,14 +118,14 @@ for name, params in starts.items():
 # ## Training
 #
 # `path_sgd` is an Optax optimizer like any other, but its `update` has to be given the
-# parameters. It finds out by itself which weights follow each other in a network of
-# `Dense` layers. One epoch is a single compiled `lax.scan` over shuffled batches.
+# parameters. Without a network it takes them for a plain stack of `Dense` layers with
+# ReLU, as here; for all others, trace the network. One epoch is a single compiled
+# `lax.scan` over shuffled batches.
 #
-# With `monitor=True` its state also keeps two numbers at no extra pass through the
-# network: the logarithm of the path norm, $\log \phi$, and the *path metric*
-# $\sqrt{\sum_e g_e^2 / \gamma_e}$, the length of the gradient $g$ as Path-SGD measures
-# it. `optax.tree.get` finds them wherever they are in the state, and returns None for
-# an optimizer that doesn't have them.
+# Its state also keeps the logarithm of the path norm, $\log \phi$, and with
+# `monitor=True` the *path metric* $\sqrt{\sum_e g_e^2 / \gamma_e}$, the length of the
+# gradient $g$ as Path-SGD measures it. `optax.tree.get` finds them wherever they are in
+# the state, and returns None for an optimizer that doesn't have them.
 
 
 # %%
@@ -266,6 +270,25 @@ draw(axes, adam_logs, "objective", "objective (cross-entropy)")
 axes.set_yscale("log")
 axes.legend(frameon=False, handlelength=4)
 plt.show()
+
+# %% [markdown]
+# ## A last layer of zeros
+#
+# Many networks start with one. But then no path runs from a hidden unit to an output,
+# and after the first step hardly any, so that $\gamma$ is tiny, and updates are huge.
+# With `damping` every hidden unit is an output, too, in units of its own, which no
+# rescaling changes.
+
+# %%
+zeros = jax.tree.map(jnp.zeros_like, balanced["layers_4"])
+for damping in (0.0, 0.1):
+    optimizer = pathsgd.path_sgd(0.05, damping=damping)
+    _, log = train(optimizer, balanced | {"layers_4": zeros})
+    objective = log["objective"]
+    print(
+        f"damping {damping}: objective {objective[0]:.2f} at first, "
+        f"{objective.max():.2f} at most, {objective[-10:].mean():.2g} in the end"
+    )
 
 # %% [markdown]
 # ## Where to go from here

@@ -19,10 +19,10 @@
 # # Tracing your own network
 #
 # To divide a gradient by $\gamma$, Path-SGD has to know which weights lie on which
-# paths. For a stack of `Dense` layers it reads that off the parameters. For anything
-# else you *trace* the network once: its function is looked at, operation by operation,
-# without being run. The result is an immutable object that every optimizer and measure
-# of this package takes.
+# paths. For a plain stack of `Dense` layers with ReLU it reads that off the parameters.
+# For anything else you *trace* the network once: its function is looked at, operation
+# by operation, without being run. The result is an immutable object that every
+# optimizer and measure of this package takes.
 
 # %%
 import importlib.util
@@ -102,29 +102,42 @@ print(network.summary(params, constants=constants))
 
 # %% [markdown]
 # The last column tells which parameters matter. The *share* of a parameter is the part
-# of $\phi^2$ that comes from paths through it,
-#
-# $$\text{share} = \frac{1}{\phi^2} \sum_e \gamma(w, e) \, w_e^2,$$
-#
-# A shortcut leads around the second convolution, and so its share is smaller than that
-# of the first. Biases are 0 when they are made, and have no share yet. The formula
-# gives the same numbers as the table:
+# of $\phi^2$ that runs through it, and would be gone if it were 0. A shortcut leads
+# around the second convolution, and so its share is smaller than that of the first.
+# Biases are 0 when they are made, and have no share yet.
 
 
 # %%
 def path_shares(params, constants):
-    phi = pathsgd.path_norm(network, params, constants=constants)
-    gammas = pathsgd.path_scaling(network, params, constants=constants)
-    shares = jax.tree.map(lambda w, gamma: (gamma * w**2).sum(), params, gammas)
-    return {
-        " ".join(key.key for key in path): share / phi**2
-        for path, share in jax.tree.leaves_with_path(shares)
-    }
+    """The part of phi squared that would be gone without each parameter."""
+
+    def mass(params):
+        return pathsgd.path_norm(network, params, constants=constants) ** 2
+
+    shares = {}
+    for path, leaf in jax.tree.leaves_with_path(params):
+        module, name = (key.key for key in path)
+        changed = params[module] | {name: jnp.zeros_like(leaf)}
+        rest = mass(params | {module: changed})
+        shares[f"{module} {name}"] = 1 - rest / mass(params)
+    return shares
 
 
 before = path_shares(params, constants)
 for name, share in before.items():
     print(f"{name:18} {share:6.1%}")
+
+# %% [markdown]
+# For the weights of a kernel, this is what $\gamma$ adds up to:
+#
+# $$\text{share} = \frac{1}{\phi^2} \sum_e \gamma(w, e) \, w_e^2.$$
+
+# %%
+phi = pathsgd.path_norm(network, params, constants=constants)
+gammas = pathsgd.path_scaling(network, params, constants=constants)
+for name in ("Conv_0", "Conv_1", "Dense_0"):
+    kernel, gamma = params[name]["kernel"], gammas[name]["kernel"]
+    print(f"{name} {(gamma * kernel**2).sum() / phi**2:.1%}")
 
 # %% [markdown]
 # ## Training it
@@ -202,6 +215,19 @@ for axes in (left, right):
 plt.show()
 
 # %% [markdown]
+# Some callers give `update` no more than gradients, state and parameters: Flax's
+# `TrainState.apply_gradients`, `optax.lookahead`, `optax.contrib.sam`. Put the
+# constants into the state before, and the update is the same.
+
+# %%
+gradients = jax.tree.map(jnp.ones_like, params)
+state = optimizer.init(params)
+given, _ = optimizer.update(gradients, state, params, constants=constants)
+state = pathsgd.set_constants(state, constants)
+held, _ = optimizer.update(gradients, state, params)
+print(jax.tree.all(jax.tree.map(jnp.array_equal, given, held)))
+
+# %% [markdown]
 # ## An nnx model
 #
 # `trace_nnx` takes the model itself, and looks at it in evaluation mode; the model
@@ -252,6 +278,35 @@ print(
 )
 
 # %% [markdown]
+# An optimizer of a part of the parameters, say of the last layer on a frozen body,
+# takes the same network. The other parameters are fixed edges, of values that each
+# update is given with the constants.
+
+# %%
+last_layer = nnx.All(nnx.Param, nnx.PathContains("linear"))
+last_optimizer = nnx.Optimizer(net, pathsgd.path_sgd(0.1, net_paths), wrt=last_layer)
+
+
+@nnx.jit
+def train_last_layer(net, last_optimizer, x, y):
+    def objective(net):
+        return pathsgd.truncated_softmax_cross_entropy(net(x), y).mean()
+
+    wrt = nnx.DiffState(0, last_layer)
+    loss, grads = nnx.value_and_grad(objective, argnums=wrt)(net)
+    last_optimizer.update(net, grads, constants=nnx.state(net))
+    return loss
+
+
+net.eval()
+kernel = net.conv.kernel[...]
+losses = [
+    train_last_layer(net, last_optimizer, images[:200], labels[:200]) for _ in range(20)
+]
+print(f"objective {losses[0]:.3f} to {losses[-1]:.3f}")
+print(f"the convolution is as it was: {jnp.array_equal(net.conv.kernel[...], kernel)}")
+
+# %% [markdown]
 # ## Any function
 #
 # Both are short for `trace_network(apply_fn, params, x)`, which takes any JAX function
@@ -299,8 +354,9 @@ for optimizer in (with_fallback, by_hand):
 #
 # Paths go through operations that a positive factor passes unchanged: if the inputs are
 # doubled, so are the outputs. LayerNorm isn't like that, nor is a softmax, nor is
-# BatchNorm while it trains. The error names the operation and its place, the module or
-# the line, and says what to do.
+# BatchNorm while it trains, which besides makes what becomes of an image depend on the
+# others. The error names the operation and its place, the module or the line, and says
+# what to do.
 
 
 # %%
@@ -314,7 +370,21 @@ def try_to_trace(module):
 
 try_to_trace(nn.Sequential([nn.Dense(8), nn.LayerNorm(), nn.relu, nn.Dense(2)]))
 try_to_trace(nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2), nn.softmax]))
+try_to_trace(nn.Sequential([nn.Dense(8), lambda h: h - h.mean(0), nn.Dense(2)]))
 try_to_trace(nn.Sequential([nn.Dense(8), nn.Dropout(0.5, deterministic=False)]))
+
+# %% [markdown]
+# Clipping isn't like that either: a bound doesn't move when units are rescaled. With
+# `gates=True` a clipped value has the paths of its argument all the same. The price is
+# the invariance, as a rescaled network computes another function.
+
+# %%
+clipped = nn.Sequential([nn.Dense(8), nn.relu6, nn.Dense(2)])
+try_to_trace(clipped)
+x = jnp.ones((2, 8))
+clipped_variables = clipped.init(jax.random.key(0), x)
+clipped_paths = pathsgd.trace_linen(clipped, clipped_variables, x, gates=True)
+print(clipped_paths.summary())
 
 # %% [markdown]
 # ## Teaching it an operation
