@@ -4,6 +4,7 @@ Forwards, a scan keeps what it carried into each step. Backwards, another one ru
 step again, on a tape of its own, and carries the slopes.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -201,9 +202,28 @@ def _course(context: Context) -> dict[str, Any]:
 
 
 def _stable(context: Context, step: Step, operands: Operands) -> list[Operand]:
-    """The carry as what it is after a step: zeros become data, once data is added."""
-    quiet = dataclasses.replace(context, tape=None)
+    """The carry as what it is after a step: zeros become data, once data is added.
+
+    If a step doesn't take constants, such as a ReLU of weights times zeros, it may take
+    data from the start, which is what it gets later.
+    """
     carry = [_like(context, x, x) for x in operands.carry]
+    try:
+        return _closed(context, step, operands, carry)
+    except ValueError:
+        data = [_as_data(context, x) for x in carry]
+        if _structure(data) == _structure(carry):
+            raise
+        with contextlib.suppress(ValueError):
+            return _closed(context, step, operands, data)
+        raise
+
+
+def _closed(
+    context: Context, step: Step, operands: Operands, carry: list[Operand]
+) -> list[Operand]:
+    """The carry, joined with what it is after steps until that changes nothing."""
+    quiet = dataclasses.replace(context, tape=None)
     first = jax.tree.map(lambda x: x[0], operands.rows)
 
     def stepped(context: Context, carry: list[Operand], rows: list[Operand]) -> Any:
@@ -218,6 +238,14 @@ def _stable(context: Context, step: Step, operands: Operands) -> list[Operand]:
             context.uses.update(trial.uses)
             return joined
         carry = joined
+
+
+def _as_data(context: Context, x: Operand) -> Operand:
+    """A floating constant as paths from a unit that is always 1."""
+    if not (isinstance(x, Value) and x.is_constant):
+        return x
+    floating = jnp.issubdtype(x.value.dtype, jnp.floating)
+    return context.settle(x) if floating else x
 
 
 def _structure(carry: list[Operand]) -> Any:

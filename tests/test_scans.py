@@ -1,0 +1,87 @@
+"""Scans of traced networks: what they carry from the first step on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import pathsgd_optax as pathsgd
+from tests import networks
+
+
+PARAMS = networks.random_like(
+    {"w": networks.spec(2, 2), "b": networks.spec(2), "u": networks.spec(3, 2)}
+)
+STEPS = 3
+
+
+def state(params, h, activation=jax.nn.relu):
+    """What is made of the state before the inputs are added."""
+    bias = jnp.broadcast_to(params["b"], h.shape)
+    return activation(h @ params["w"] + bias)
+
+
+def plain(params, start, x):
+    def step(h, row):
+        return state(params, h) + row @ params["u"], None
+
+    return lax.scan(step, start, jnp.swapaxes(x, 0, 1))[0]
+
+
+def nested(params, start, x):
+    def outer(h, row):
+        h = lax.scan(lambda h, _: (state(params, h), None), h, None, 1)[0]
+        return h + row @ params["u"], None
+
+    return lax.scan(outer, start, jnp.swapaxes(x, 0, 1))[0]
+
+
+def beside_a_clock(params, start, x):
+    def step(carry, row):
+        h, time = carry
+        return (
+            state(params, h) + row @ params["u"] + jnp.cos(0.0 * time.astype(float)),
+            time + 1,
+        ), h
+
+    return lax.scan(step, (start, jnp.zeros((1, 1), int)), jnp.swapaxes(x, 0, 1))[0][0]
+
+
+def total(params, start, more):
+    """The sum of the masses of the paths, for p = 1."""
+    h = jnp.full((1, 2), start)
+    for _ in range(STEPS):
+        h = state(params, h, lambda h: h) + jnp.ones((1, 3)) @ params["u"] + more
+    return jnp.sum(h)
+
+
+@pytest.mark.parametrize("start", [0.0, 2.0])
+@pytest.mark.parametrize(
+    "function, more", [(plain, 0.0), (nested, 0.0), (beside_a_clock, 1.0)]
+)
+def test_constants_are_carried_as_what_they_become(function, more, start):
+    network = pathsgd.trace_network(
+        lambda params, x: function(params, jnp.full((x.shape[0], 2), start), x),
+        PARAMS,
+        networks.spec(1, STEPS, 3),
+    )
+    sizes = jax.tree.map(jnp.abs, PARAMS)
+    phi, slopes = jax.value_and_grad(total)(sizes, start, more)
+    np.testing.assert_allclose(pathsgd.path_norm(network, PARAMS, 1), phi, rtol=1e-5)
+    jax.tree.map(
+        lambda found, slope: np.testing.assert_allclose(found, slope**2, rtol=1e-5),
+        pathsgd.path_scaling(network, PARAMS, 1),
+        slopes,
+    )
+
+
+def test_what_a_scan_takes_neither_at_first_nor_later_is_named():
+    def apply(params, x):
+        def step(h, row):
+            return state(params, h, jnp.exp) + row @ params["u"], None
+
+        return lax.scan(step, jnp.zeros((1, 2)), jnp.swapaxes(x, 0, 1))[0]
+
+    with pytest.raises(ValueError, match=r"^exp at test_scans.py.*a parameter enters"):
+        pathsgd.trace_network(apply, PARAMS, networks.spec(1, STEPS, 3))
