@@ -60,7 +60,7 @@ ROOT = (
     "products and sums of parameters: train the normalised weight itself, without it."
 )
 CLIPPED = (
-    "it clips at a constant that isn't known to be 0, as relu6 and hard_tanh do, which "
+    "it clips at a constant that isn't known to be 0, as relu6 and jnp.clip do, which "
     "moves when the units are rescaled. Use relu, or trace with gates=True: it has the "
     "paths of its argument then."
 )

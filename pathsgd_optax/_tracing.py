@@ -174,6 +174,9 @@ def trace_network(
     of -1e4 or less where the inputs decide whether it is. Outputs with a constant of
     -1e8 or less added are masked, too.
 
+    Masses are p-th powers, in float32 for p up to 32, and up to 256 in float64, which
+    they are in where a parameter is.
+
     Args:
       apply_fn: ``apply_fn(params, x)``, or ``apply_fn(params, x, constants)``, which
         returns an array of outputs, with a row for each example, or a tree of several,
@@ -386,10 +389,11 @@ def _check_order(p: float, dtype: jnp.dtype) -> None:
         )
     largest = int(jnp.finfo(dtype).maxexp) // 4
     if p > largest:
+        wider = " or, for p up to 256, float64 parameters under jax_enable_x64,"
         raise ValueError(
             f"p = {p:g} is too large for {dtype} in a traced network: p-th powers of "
-            f"weights leave its range. Use p up to {largest}, or layered_network, or "
-            "float64 parameters under jax_enable_x64, for p up to 256."
+            f"weights leave its range. Use p up to {largest},"
+            f"{wider if largest < 256 else ''} or layered_network."
         )
 
 

@@ -157,6 +157,8 @@ def test_orders_beyond_the_exponents_of_the_dtype_are_refused():
         np.testing.assert_allclose(
             pathsgd.path_norm(network, wide, 200), 4 ** (1 / 200)
         )
+        with pytest.raises(ValueError, match=r"Use p up to 256, or layered"):
+            pathsgd.path_norm(network, wide, 257)
 
 
 def test_the_slope_of_a_value_is_the_sum_over_its_uses():
