@@ -154,6 +154,9 @@ def _quotient(x: jax.Array, factors: Factors, exponent: float) -> jax.Array:
     """``x / prod(factors)**exponent``."""
     inverses = tuple(1 / factor for factor in factors)
     quotient = x.astype(factors[0].dtype)
+    # Where no path runs it is 0 first, for one that has become inf would be nan.
+    for factor in factors:
+        quotient = quotient * (factor < jnp.inf).astype(factor.dtype)
     whole, fraction = divmod(exponent, 1)
     for inverse in inverses * int(whole):
         quotient = quotient * inverse

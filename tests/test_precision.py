@@ -202,3 +202,20 @@ def test_no_leaf_hides_a_weight_that_is_not_finite(network, p, place, value):
 def test_a_gradient_that_is_not_finite_is_passed_on(make, place, value):
     updates = _updates(make(LAYERED), _bad(GRADIENTS, place, value), PARAMS)
     assert not np.isfinite(updates[place[0]][place[1]].ravel()[0])
+
+
+@pytest.mark.parametrize("layer", ["a", "b"])
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+@each_network
+def test_where_no_path_runs_gradients_of_any_size_have_updates_of_zero(
+    network, dtype, layer
+):
+    # Not those of an objective; added noise, or an L2 penalty, has them.
+    params = _tree(1, dtype)
+    params[layer] = jax.tree.map(jnp.zeros_like, params[layer])
+    gradients = jax.tree.map(lambda w: jnp.full_like(w, jnp.finfo(dtype).max), params)
+    updates = _updates(pathsgd.scale_by_path_norm(network), gradients, params)
+    chex.assert_tree_all_finite(updates)
+    assert not np.any({"a": updates["b"], "b": updates["a"]}[layer]["kernel"])
+    clipped = _updates(pathsgd.clip_by_path_metric(1.0, network), gradients, params)
+    chex.assert_tree_all_finite(clipped)
