@@ -1,12 +1,13 @@
 """Masks: which parameters a transformation is to scale."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 
-from pathsgd_optax._network import is_masked
+from pathsgd_optax._network import difference, is_masked, leaf_name
 from pathsgd_optax._types import Params, described
 
 
@@ -24,16 +25,36 @@ def kept(mask: Mask | None, params: Params) -> Params:
             "function to one (which optax.inject_hyperparams needs to know of: "
             'static_args=("mask", ...)).'
         )
-    return jax.tree.map(
-        lambda keep, part: jax.tree.map(lambda _: keep, part, is_leaf=is_masked),
-        tree,
-        params,
-    )
+    try:
+        return jax.tree.map(
+            lambda keep, part: jax.tree.map(lambda _: keep, part, is_leaf=is_masked),
+            tree,
+            params,
+        )
+    except ValueError as error:
+        raise ValueError(
+            "mask is no tree like the params, or a prefix of it: "
+            f"{_faults(tree, params)}. Give a boolean for each parameter, or for all "
+            "within a branch."
+        ) from error
 
 
 def _is_function(mask: Mask) -> bool:
     """As Optax has it: a module that can be called is the tree of its leaves."""
     return all(map(callable, jax.tree.leaves(mask)))
+
+
+def _faults(mask: Params, params: Params) -> str:
+    """Which parameters have no boolean, and which booleans have no parameters."""
+    marks, leaves = (
+        {leaf_name(path): path for path, _ in jax.tree_util.tree_leaves_with_path(tree)}
+        for tree in (mask, params)
+    )
+    pairs = itertools.product(marks.items(), leaves.items())
+    fits = [(x, y) for (x, mark), (y, leaf) in pairs if leaf[: len(mark)] == mark]
+    used, marked = ({pair[k] for pair in fits} for k in (0, 1))
+    found = [*marked, *(x for x in marks if x not in used)]
+    return difference(found, [*leaves]) or "the same leaves in other containers"
 
 
 def _boolean(leaf: Any) -> bool:

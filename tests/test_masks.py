@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.core import FrozenDict
 
 import pathsgd_optax as pathsgd
 from tests import networks
@@ -96,3 +97,28 @@ def test_a_function_that_is_taken_for_a_schedule_is_refused(make):
     chex.assert_trees_all_close(
         _update(known(0.1, NETWORK, mask=mask)), _update(make(0.1, NETWORK)), rtol=1e-5
     )
+
+
+LAYERS = {name: {"kernel": jnp.ones((2, 2))} for name in ("layer_0", "layer_1")}
+OTHER_MASKS = {
+    "missing": ({"layer_0": True}, r"missing \['layer_1'\]\['kernel'\]\."),
+    "unknown": ({**LAYERS, "layer_2": True}, r"mask is .*: unknown \['layer_2'\]\."),
+    "renamed": (
+        {"layer_0": True, "head": True},
+        r"missing \['layer_1'\]\['kernel'\]; unknown \['head'\]\.",
+    ),
+    "deeper": (
+        {"layer_0": True, "layer_1": {"kernel": {"w": True}}},
+        r"missing \['layer_1'\]\['kernel'\]; unknown .*\['w'\]\.",
+    ),
+    "empty": ({}, r"missing \['layer_0'\]\['kernel'\] and 1 more\."),
+    "other containers": (FrozenDict(LAYERS), "the same leaves in other containers"),
+}
+
+
+@pytest.mark.parametrize("mask, message", OTHER_MASKS.values(), ids=OTHER_MASKS)
+def test_a_mask_of_another_tree_is_refused_in_one_line(mask, message):
+    mask = jax.tree.map(lambda _: True, mask)
+    with pytest.raises(ValueError, match=message) as error:
+        pathsgd.path_sgd(0.1, mask=mask).init(LAYERS)
+    assert "\n" not in str(error.value)
