@@ -12,7 +12,14 @@ from pathsgd_optax._precision import bounded, widely
 from pathsgd_optax._scaling import PathScaler
 from pathsgd_optax._states import check_state
 from pathsgd_optax._transform import precondition_by_path_norm, scale_by_path_norm
-from pathsgd_optax._types import Params, Scalar, check_learning_rate
+from pathsgd_optax._types import (
+    Params,
+    Scalar,
+    check_scalar,
+    check_scalars,
+    check_schedule,
+    check_transformation,
+)
 
 
 def path_sgd(
@@ -22,7 +29,7 @@ def path_sgd(
     momentum: Scalar | None = None,
     nesterov: bool = False,
     *,
-    weight_decay: Scalar | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     damping: Scalar = 0.0,
     relative_to_start: bool = False,
     update_every: int | None = None,
@@ -49,8 +56,8 @@ def path_sgd(
       p: order of the path norm, in [1, inf]; a Python number.
       momentum: decay of the trace of past updates, or None for no momentum.
       nesterov: whether to use Nesterov's momentum.
-      weight_decay: decoupled weight decay: what is added to each update is this number
-        times the weight, before the learning rate; None for none.
+      weight_decay: decoupled weight decay: what is added to each update is this
+        number, or schedule, times the weight, before the learning rate; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
       relative_to_start: whether path scalings are relative to the path norm of the
         first update; see :func:`scale_by_path_norm`.
@@ -96,7 +103,7 @@ def path_sgd(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (8), Algorithm 1.
     """
-    check_learning_rate(learning_rate)
+    check_schedule(learning_rate, "learning_rate, the first argument,")
     labels = PathScaler(network, p, mask=mask).labels
     return _optimizer(
         scale_by_path_norm(
@@ -119,7 +126,7 @@ def path_adagrad(
     initial_accumulator_value: Scalar = 0.1,
     eps: Scalar = 1e-7,
     *,
-    weight_decay: Scalar | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     damping: Scalar = 0.0,
     relative_to_start: bool = False,
     update_every: int | None = None,
@@ -146,8 +153,8 @@ def path_adagrad(
       p: order of the path norm, in [1, inf]; a Python number.
       initial_accumulator_value: :math:`s_0`.
       eps: a small number, added to the sum of squares.
-      weight_decay: decoupled weight decay: what is added to each update is this number
-        times the weight, before the learning rate; None for none.
+      weight_decay: decoupled weight decay: what is added to each update is this
+        number, or schedule, times the weight, before the learning rate; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
       relative_to_start: whether path scalings are relative to the path norm of the
         first update; see :func:`scale_by_path_norm`.
@@ -186,8 +193,9 @@ def path_adagrad(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with AdaGrad open.
     """
-    check_learning_rate(learning_rate)
+    check_schedule(learning_rate, "learning_rate, the first argument,")
     labels = PathScaler(network, p, mask=mask).labels
+    check_scalars(initial_accumulator_value=initial_accumulator_value, eps=eps)
     adagrad = optax.scale_by_rss(initial_accumulator_value, eps)
     return _optimizer(
         precondition_by_path_norm(
@@ -213,7 +221,7 @@ def path_rmsprop(
     momentum: Scalar | None = None,
     nesterov: bool = False,
     *,
-    weight_decay: Scalar | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     damping: Scalar = 0.0,
     relative_to_start: bool = False,
     update_every: int | None = None,
@@ -242,8 +250,8 @@ def path_rmsprop(
       eps: a small number, added to the mean of squares.
       momentum: decay of the trace of past updates, or None for no momentum.
       nesterov: whether to use Nesterov's momentum.
-      weight_decay: decoupled weight decay: what is added to each update is this number
-        times the weight, before the learning rate; None for none.
+      weight_decay: decoupled weight decay: what is added to each update is this
+        number, or schedule, times the weight, before the learning rate; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
       relative_to_start: whether path scalings are relative to the path norm of the
         first update; see :func:`scale_by_path_norm`.
@@ -282,8 +290,9 @@ def path_rmsprop(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with adaptive methods open.
     """
-    check_learning_rate(learning_rate)
+    check_schedule(learning_rate, "learning_rate, the first argument,")
     labels = PathScaler(network, p, mask=mask).labels
+    check_scalars(decay=decay, eps=eps)
     rmsprop = optax.scale_by_rms(decay, eps)
     return _optimizer(
         precondition_by_path_norm(
@@ -310,7 +319,7 @@ def path_adam(
     eps_root: Scalar = 0.0,
     nesterov: bool = False,
     *,
-    weight_decay: Scalar | None = None,
+    weight_decay: optax.ScalarOrSchedule | None = None,
     damping: Scalar = 0.0,
     relative_to_start: bool = False,
     update_every: int | None = None,
@@ -343,8 +352,8 @@ def path_adam(
       eps: a small number, added to the root of that mean, which has no scale.
       eps_root: a small number, added to that mean; needed for derivatives of updates.
       nesterov: whether to use Nesterov's momentum.
-      weight_decay: decoupled weight decay: what is added to each update is this number
-        times the weight, before the learning rate; None for none.
+      weight_decay: decoupled weight decay: what is added to each update is this
+        number, or schedule, times the weight, before the learning rate; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
       relative_to_start: whether path scalings are relative to the path norm of the
         first update; see :func:`scale_by_path_norm`.
@@ -383,8 +392,9 @@ def path_adam(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with Adam open.
     """
-    check_learning_rate(learning_rate)
+    check_schedule(learning_rate, "learning_rate, the first argument,")
     labels = PathScaler(network, p, mask=mask).labels
+    check_scalars(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
     return _optimizer(
         precondition_by_path_norm(
@@ -437,13 +447,17 @@ def _masked(
 
 def _descent(
     learning_rate: optax.ScalarOrSchedule,
-    weight_decay: Scalar | None,
+    weight_decay: optax.ScalarOrSchedule | None,
     labels: Callable[[Params], Params],
     fallback: optax.GradientTransformation | None,
     momentum: Scalar | None = None,
     nesterov: bool = False,
 ) -> optax.GradientTransformation:
     """What comes after the scaling by paths, or the fallback."""
+    if momentum is not None:
+        check_scalar(momentum, "momentum")
+    if weight_decay is not None:
+        check_schedule(weight_decay, "weight_decay")
     descent = optax.chain(
         optax.identity() if momentum is None else optax.trace(momentum, nesterov),
         optax.add_decayed_weights(weight_decay)
@@ -453,4 +467,5 @@ def _descent(
     )
     if fallback is None:
         return descent
+    check_transformation(fallback, "fallback")
     return optax.partition({"path": descent, NO_PATH: fallback}, labels)

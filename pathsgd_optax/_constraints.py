@@ -15,7 +15,13 @@ from pathsgd_optax._precision import rounded
 from pathsgd_optax._scaled import Scaled, log, scale_by_power_of_two
 from pathsgd_optax._scaling import PathScaler
 from pathsgd_optax._states import PathConstantsState, check_state
-from pathsgd_optax._types import Params, Scalar, check_non_negative, check_scalar
+from pathsgd_optax._types import (
+    Params,
+    Scalar,
+    check_bound,
+    check_non_negative,
+    check_scalar,
+)
 from pathsgd_optax._updates import is_hidden, map_on_paths, placed, scaled_path_metric
 
 
@@ -38,7 +44,7 @@ def clip_by_path_metric(
     don't count and aren't clipped.
 
     Args:
-      max_norm: c, the largest norm; a number or a scalar array.
+      max_norm: c, the largest norm, at least 0; a number or a scalar array.
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
       p: order of the path norm, in [1, inf]; a Python number.
@@ -50,7 +56,7 @@ def clip_by_path_metric(
       constants that :func:`set_constants` has set.
 
     Raises:
-      ValueError: see :func:`scale_by_path_norm`.
+      ValueError: if ``max_norm`` is negative; else see :func:`scale_by_path_norm`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -68,7 +74,7 @@ def clip_by_path_metric(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (9).
     """
-    check_scalar(max_norm, "max_norm")
+    check_bound(max_norm, "max_norm")
     scaler = PathScaler(network, p, damping)
 
     def change(
@@ -159,7 +165,8 @@ def add_path_norm_penalty(
 
 def _shortening(metric: Scaled, max_norm: Scalar) -> jax.Array:
     """What to multiply gradients by; nan if they are not finite."""
-    ratio = jnp.asarray(max_norm, metric.mantissa.dtype) / metric.mantissa
+    size = jnp.where(metric.mantissa != 0, metric.mantissa, 1)
+    ratio = jnp.asarray(max_norm, size.dtype) / size
     factor = jnp.minimum(scale_by_power_of_two(ratio, -metric.exponent), 1)
     return jnp.where(jnp.isfinite(metric.mantissa), factor, jnp.nan)
 

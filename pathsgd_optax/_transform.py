@@ -13,7 +13,12 @@ from pathsgd_optax._states import (
     ScaleByPathNormState,
     check_state,
 )
-from pathsgd_optax._types import Params, Scalar, check_non_negative
+from pathsgd_optax._types import (
+    Params,
+    Scalar,
+    check_non_negative,
+    check_transformation,
+)
 from pathsgd_optax._updates import after_gradients, divide, multiply, placed
 
 
@@ -183,7 +188,8 @@ def precondition_by_path_norm(
       the parameters as they are.
 
     Raises:
-      ValueError: see :func:`scale_by_path_norm`.
+      ValueError: if ``inner`` is no transformation; else see
+        :func:`scale_by_path_norm`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -201,6 +207,7 @@ def precondition_by_path_norm(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with AdaGrad or Adam open; equation (9).
     """
+    check_transformation(inner, "inner, the first argument,")
     inner = optax.with_extra_args_support(inner)
     scaler = PathScaler(
         network, p, damping, relative_to_start, update_every, mask, monitor

@@ -76,10 +76,32 @@ def is_zero(value: Scalar) -> bool:
     return isinstance(value, Real) and value == 0
 
 
-def check_learning_rate(value: Any) -> None:
+def check_scalars(**values: Any) -> None:
+    """Raises a ValueError where one of them is no number, by its name."""
+    for name, value in values.items():
+        check_scalar(value, name)
+
+
+def check_bound(value: Any, name: str) -> None:
+    """Raises a ValueError where ``value`` is no number, or known to be no bound."""
+    check_scalar(value, name)
+    if isinstance(value, Real) and not float(value) >= 0:
+        raise ValueError(f"{name} must be at least 0 (or jnp.inf), but got {value!r}.")
+
+
+def check_schedule(value: Any, name: str) -> None:
     """Raises a ValueError where ``value`` is neither a number nor a schedule."""
     if not callable(value):
-        check_scalar(value, "learning_rate, the first argument,")
+        check_scalar(value, name)
+
+
+def check_transformation(value: Any, name: str) -> None:
+    """Raises a ValueError where ``value`` has not the two functions of Optax's."""
+    if not (hasattr(value, "init") and hasattr(value, "update")):
+        raise ValueError(
+            f"{name} must be a gradient transformation, such as optax.adam(1e-3), but "
+            f"got {described(value)}."
+        )
 
 
 def _static(value: Any, name: str) -> float:

@@ -53,6 +53,15 @@ def test_gradients_are_shortened_to_the_largest_metric(p, share, clipped):
     chex.assert_trees_all_close(updates, expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("size, bound", [(0, 0), (0, 1), (1, 0), (1, jnp.inf)])
+def test_bounds_and_gradients_of_zero_are_those_of_the_formula(size, bound):
+    params, gradients = _problem()
+    gradients = jax.tree.map(lambda g: size * g, gradients)
+    updates = _update(pathsgd.clip_by_path_metric(bound), gradients, params)
+    expected = jax.tree.map(lambda g: g if bound else 0 * g, gradients)
+    chex.assert_trees_all_equal(updates, expected)
+
+
 @pytest.mark.x64
 def test_the_damped_metric_is_that_of_the_damped_gamma():
     params, gradients = _problem(np.float64)

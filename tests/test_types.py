@@ -146,6 +146,55 @@ def test_what_is_no_number_is_refused_in_one_line(call, value):
     assert "\n" not in str(error.value)
 
 
+HYPERPARAMETERS = {
+    pathsgd.path_sgd: ("momentum", "weight_decay"),
+    pathsgd.path_adagrad: ("initial_accumulator_value", "eps", "weight_decay"),
+    pathsgd.path_rmsprop: ("decay", "eps", "momentum", "weight_decay"),
+    pathsgd.path_adam: ("b1", "b2", "eps", "eps_root", "weight_decay"),
+}
+each_hyperparameter = pytest.mark.parametrize(
+    "make, name", [(make, x) for make, names in HYPERPARAMETERS.items() for x in names]
+)
+
+
+@each_hyperparameter
+@pytest.mark.parametrize("value", [NETWORK, "0.1", True, np.ones(2)], ids=type)
+def test_a_hyperparameter_that_is_no_number_is_refused_when_made(make, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a number .*but got") as error:
+        make(0.1, NETWORK, **{name: value})
+    assert "\n" not in str(error.value)
+
+
+def test_weight_decay_can_have_a_schedule():
+    def decay(count):
+        return jnp.where(count == 0, 0.5, 1.0)
+
+    optimizer = pathsgd.path_sgd(1.0, NETWORK, weight_decay=decay)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    state = optimizer.init(PARAMS)
+    for rate in (0.5, 1.0):
+        updates, state = optimizer.update(zeros, state, PARAMS)
+        np.testing.assert_allclose(updates["Dense_0"]["kernel"], -rate)
+
+
+@pytest.mark.parametrize("value", [optax.adam, 0.1, PARAMS, NETWORK, "adam"], ids=type)
+@pytest.mark.parametrize("name", ["inner", "fallback"])
+def test_what_is_no_transformation_is_refused_when_made(name, value):
+    make = {
+        "inner": pathsgd.precondition_by_path_norm,
+        "fallback": lambda fallback: pathsgd.path_adam(0.1, fallback=fallback),
+    }
+    with pytest.raises(ValueError, match=rf"{name}.* must be .*optax\.adam\(") as error:
+        make[name](value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", [-1, -0.1, float("nan")])
+def test_a_bound_below_zero_is_refused_when_made(value):
+    with pytest.raises(ValueError, match=r"max_norm must be at least 0 .*but got"):
+        pathsgd.clip_by_path_metric(value)
+
+
 def test_a_network_in_the_place_of_the_learning_rate_is_refused():
     with pytest.raises(ValueError, match=r"learning_rate, the first.*a LayeredNetwork"):
         pathsgd.path_sgd(NETWORK, 0.1)
