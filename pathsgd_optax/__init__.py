@@ -40,10 +40,8 @@ from pathsgd_optax._states import (
     ScaleByPathNormState as ScaleByPathNormState,
     set_constants as set_constants,
 )
-from pathsgd_optax._tracing import (
-    TracedNetwork as TracedNetwork,
-    trace_network as trace_network,
-)
+from pathsgd_optax._traced import TracedNetwork as TracedNetwork
+from pathsgd_optax._tracing import trace_network as trace_network
 from pathsgd_optax._transform import (
     precondition_by_path_norm as precondition_by_path_norm,
     scale_by_path_norm as scale_by_path_norm,

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import linen, nnx
 from jax.tree_util import keystr
 
-from pathsgd_optax._tracing import TracedNetwork, trace_network
+from pathsgd_optax._traced import TracedNetwork
+from pathsgd_optax._tracing import trace_network
 from pathsgd_optax._types import Params
 
 

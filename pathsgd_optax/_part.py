@@ -19,7 +19,7 @@ from pathsgd_optax._network import (
     leaf_name,
 )
 from pathsgd_optax._scaled import Scaled
-from pathsgd_optax._tracing import TracedNetwork
+from pathsgd_optax._traced import TracedNetwork
 from pathsgd_optax._types import Params, Scalar
 
 
