@@ -16,9 +16,10 @@ import numpy as np
 from jax import lax
 
 from pathsgd_optax import _mass
+from pathsgd_optax._inputs import MOVING
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._operands import all_leaves, note, rules
-from pathsgd_optax._primitives import MOVING, how_moved
+from pathsgd_optax._primitives import how_moved
 from pathsgd_optax._rays import Ray, Step
 from pathsgd_optax._reasons import CLIPPED, COMPARISON, NONLINEAR
 from pathsgd_optax._values import NO_EDGE, Context, NoPathError, Operand, Value

@@ -30,12 +30,14 @@ IDENTITIES = frozenset(
 )
 """The primitives that return their operands."""
 
+MOVING = (
+    "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze tile "
+    "transpose unstack"
+)
+"""The primitives that return entries of their operand."""
+
 MOVED = {
-    **dict.fromkeys(
-        "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze tile "
-        "transpose unstack".split(),
-        slice(0, 1),
-    ),
+    **dict.fromkeys(MOVING.split(), slice(0, 1)),
     **dict.fromkeys("concatenate pad stack".split(), slice(None)),
     "dynamic_update_slice": slice(0, 2),
     "scatter": slice(0, 3, 2),
@@ -58,7 +60,7 @@ BINARY = frozenset(
 SCALING = frozenset(["add", "add_any", "div", "mul", "neg", "sub"])
 """The primitives that scale and shift, elementwise."""
 
-MOVING = frozenset("broadcast_in_dim reshape squeeze transpose".split())
+RESHAPING = frozenset("broadcast_in_dim reshape squeeze transpose".split())
 """The primitives that keep scaled and shifted units so."""
 
 PRODUCTS = frozenset(["conv_general_dilated", "div", "dot_general", "mul"])
@@ -110,7 +112,7 @@ def scaled(
         return None
     k, values = places[0], list(operands)
     known = operands[k].affine is not None
-    followed = SCALING | MOVING if known else SCALING
+    followed = SCALING | RESHAPING if known else SCALING
     if name not in followed or (name, k) == ("div", 1):
         return None
     values[k] = operands[k].affine if known else units(context, operands[k], avals[k])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pathsgd_optax import _mass
+from pathsgd_optax._inputs import IDENTITIES, MOVING
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._operands import all_leaves, constants_of, note, rules
 from pathsgd_optax._reasons import (
@@ -272,24 +273,15 @@ def _raised(context: Context, x: Value, exponent: float | None) -> list[Operand]
 # The table.
 
 
-IDENTITIES = (
-    "copy device_put name optimization_barrier reduce_precision reshard "
-    "sharding_constraint stop_gradient"
-)
-"""The primitives that return their operands."""
+ROUNDING = ("convert_element_type", "reduce_precision")
+"""The primitives that change how numbers are held."""
 
-MOVING = (
-    "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze tile "
-    "transpose unstack"
-)
-"""The primitives that return entries of their operand."""
-
-MOVES = frozenset([*IDENTITIES.split(), "convert_element_type", *MOVING.split()])
+MOVES = frozenset([*IDENTITIES, *ROUNDING, *MOVING.split()])
 """The primitives that leave a uniform array uniform."""
 
 RULES = rules(
     [
-        (_identity, IDENTITIES),
+        (_identity, "reduce_precision"),
         (_converted, "convert_element_type"),
         (_moving, MOVING),
         (_summing, "cumsum reduce_sum reduce_window_sum"),

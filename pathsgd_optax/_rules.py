@@ -107,7 +107,7 @@ def register_path_rule(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (5).
     """
     name = primitive.name
-    if name in {*RULES, *CALLS, *CONTROL_FLOW} or name.startswith(DRAWS):
+    if name in {*RULES, *IDENTITIES, *CALLS, *CONTROL_FLOW} or name.startswith(DRAWS):
         raise ValueError(
             f"the primitive {name} has a path rule of the package's, and another one "
             "would change networks that others trace. Define a primitive of your own."
