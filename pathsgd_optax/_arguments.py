@@ -32,6 +32,12 @@ EVALUATED = (
     "use_running_average=True, deterministic=True."
 )
 
+AXIS = (
+    " Examples or devices are averaged over along such an axis, and paths are those of "
+    "one example on one device. Trace the function without it: BatchNorm uses none on "
+    "its running averages, with train=False or use_running_average=True."
+)
+
 
 @contextlib.contextmanager
 def explained(where: str) -> Iterator[None]:
@@ -41,7 +47,9 @@ def explained(where: str) -> Iterator[None]:
     except Exception as error:
         said = str(error).strip().partition("\n")[0]
         advice = EVALUATED if TRAINING.search(said) else ""
-        if "shard_map" in said:
+        if "unbound axis name" in said:
+            advice = AXIS
+        elif "shard_map" in said:
             advice = f" In shard_map, {DEVICES}"
         raise ValueError(
             f"apply_fn fails on {where}, with {type(error).__name__}: {said}{advice}"

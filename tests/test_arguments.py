@@ -75,10 +75,13 @@ def test_what_is_said_of_whole_modules_is_true():
 class Training(nn.Module):
     """A module that is told whether it is training."""
 
+    axis: str | None = None
+
     @nn.compact
     def __call__(self, x, train):
         """BatchNorm and dropout."""
-        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(2)(x))
+        norm = nn.BatchNorm(use_running_average=not train, axis_name=self.axis)
+        x = norm(nn.Dense(2)(x))
         return nn.Dropout(0.5, deterministic=not train)(x)
 
 
@@ -100,6 +103,12 @@ def fails(x):
             lambda v, x: Training().apply(v, x, train=True, mutable=["batch_stats"])[0],
             r"InvalidRngError: .*dropout.* Networks are traced as they are evaluated",
         ),
+        (
+            lambda v, x: Training("batch").apply(
+                v, x, train=True, mutable=["batch_stats"]
+            )[0],
+            r"NameError: .*unbound axis name: batch.*none on its running averages",
+        ),
         (lambda v, x: fails(x), r"with TypeError: the shapes are wrong$"),
         (
             lambda v, x: x.reshape(4, 3),
@@ -117,6 +126,14 @@ def test_an_error_of_the_function_is_told_in_one_line(call, message):
             x,
         )
     assert len(error.value.args[0].splitlines()) == 1
+
+
+def test_what_is_said_of_axes_is_true():
+    x, model = networks.spec(4, 3), Training("batch")
+    variables = model.init(jax.random.key(0), jnp.ones((4, 3)), train=False)
+    network = pathsgd.trace_linen(model, variables, x, train=False)
+    constants = {"batch_stats": variables["batch_stats"]}
+    assert pathsgd.path_norm(network, variables["params"], 1, constants) > 0
 
 
 def test_float64_weights_are_traced_without_x64():
