@@ -16,13 +16,14 @@ import numpy as np
 from jax import lax
 
 from pathsgd_optax import _mass
+from pathsgd_optax._context import Context
 from pathsgd_optax._inputs import MOVING
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._operands import all_leaves, note, rules
 from pathsgd_optax._primitives import how_moved
 from pathsgd_optax._rays import Ray, Step
 from pathsgd_optax._reasons import CLIPPED, COMPARISON, NONLINEAR
-from pathsgd_optax._values import NO_EDGE, Context, NoPathError, Operand, Value
+from pathsgd_optax._values import NO_EDGE, NoPathError, Operand, Value
 
 
 ELEMENTWISE = frozenset(

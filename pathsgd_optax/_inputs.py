@@ -13,15 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pathsgd_optax._context import Context
 from pathsgd_optax._reasons import DIVIDED, INTEGERS, SCALED, WRITTEN
-from pathsgd_optax._values import (
-    Context,
-    Inputs,
-    NoPathError,
-    Operand,
-    Value,
-    is_traced,
-)
+from pathsgd_optax._values import Inputs, NoPathError, Operand, Value, is_traced
 
 
 IDENTITIES = frozenset(

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from pathsgd_optax._context import Context
 from pathsgd_optax._inputs import given, is_given
 from pathsgd_optax._places import place
 from pathsgd_optax._reasons import CONTROL
 from pathsgd_optax._rules import CALLS, all_constant, apply_rule, constant
 from pathsgd_optax._scans import parted, scan
 from pathsgd_optax._values import (
-    Context,
     Inputs,
     NoPathError,
     Operand,

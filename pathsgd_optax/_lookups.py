@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from pathsgd_optax._context import Context
 from pathsgd_optax._inputs import evaluated, parts
 from pathsgd_optax._operands import Rule, all_leaves, note
-from pathsgd_optax._values import Context, Inputs, Operand, Value, is_traced
+from pathsgd_optax._values import Inputs, Operand, Value, is_traced
 
 
 Pattern = tuple[bool, ...]

@@ -5,8 +5,9 @@ from typing import Any, TypeAlias
 
 import jax
 
+from pathsgd_optax._context import Context
 from pathsgd_optax._reasons import INDEXED
-from pathsgd_optax._values import Context, NoPathError, Operand, Value
+from pathsgd_optax._values import NoPathError, Operand, Value
 
 
 Rule: TypeAlias = Callable[..., list[Operand]]

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
+from pathsgd_optax._context import Context
 from pathsgd_optax._mass import Mass
-from pathsgd_optax._values import Context, Operand, Value
+from pathsgd_optax._values import Operand, Value
 
 
 def output_names(outputs: Any, one: Any, batch: int) -> list[str]:

@@ -10,9 +10,10 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Literal
 
+from pathsgd_optax._context import Context
 from pathsgd_optax._operands import constants_of, rules
 from pathsgd_optax._reasons import CLIPPED, NONLINEAR, ORDER, PRODUCT, UNKNOWN
-from pathsgd_optax._values import Context, NoPathError, Operand, Refused, Value
+from pathsgd_optax._values import NoPathError, Operand, Refused, Value
 
 
 SIDES = {"max": 1, "min": -1}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pathsgd_optax import _mass
+from pathsgd_optax._context import Context
 from pathsgd_optax._inputs import IDENTITIES, MOVING
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._operands import all_leaves, constants_of, note, rules
@@ -25,7 +26,7 @@ from pathsgd_optax._reasons import (
     ROUNDED,
     STATISTICS,
 )
-from pathsgd_optax._values import UNBOUNDED, Context, NoPathError, Operand, Value
+from pathsgd_optax._values import UNBOUNDED, NoPathError, Operand, Value
 
 
 # Linear operations of one operand.

@@ -11,16 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, JaxprEqn
 
+from pathsgd_optax._context import Context
 from pathsgd_optax._places import place
 from pathsgd_optax._reasons import RANDOM
-from pathsgd_optax._values import (
-    Context,
-    NoPathError,
-    Operand,
-    Randomness,
-    Uses,
-    Value,
-)
+from pathsgd_optax._values import NoPathError, Operand, Randomness, Uses, Value
 
 
 DRAWS = ("random_bits", "random_gamma", "rng_", "threefry")

@@ -12,6 +12,7 @@ from jax.extend.core import Primitive
 
 from pathsgd_optax import _comparisons, _pooling, _primitives, _scatters, _solves, _sums
 from pathsgd_optax._comparisons import stepped
+from pathsgd_optax._context import Context
 from pathsgd_optax._inputs import IDENTITIES, entered, given, is_given, scaled
 from pathsgd_optax._lookups import LOOK_UPS
 from pathsgd_optax._operands import Rule, all_leaves, note
@@ -26,14 +27,7 @@ from pathsgd_optax._reasons import (
     SPECTRUM,
     UNKNOWN,
 )
-from pathsgd_optax._values import (
-    Context,
-    Inputs,
-    NoPathError,
-    Operand,
-    Value,
-    is_traced,
-)
+from pathsgd_optax._values import Inputs, NoPathError, Operand, Value, is_traced
 
 
 RULES: dict[str, Rule] = {

@@ -18,19 +18,13 @@ from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from pathsgd_optax import _mass
+from pathsgd_optax._context import Context
 from pathsgd_optax._inputs import is_binary, is_given, parts, units
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._meshes import alike
 from pathsgd_optax._rays import Ray
 from pathsgd_optax._tape import Tape
-from pathsgd_optax._values import (
-    Context,
-    Inputs,
-    NoPathError,
-    Operand,
-    Uses,
-    Value,
-)
+from pathsgd_optax._values import Inputs, NoPathError, Operand, Uses, Value
 
 
 CARRIED = Ray(name="carried")

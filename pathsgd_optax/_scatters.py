@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pathsgd_optax._context import Context
 from pathsgd_optax._operands import all_leaves, constants_of, note, rules
 from pathsgd_optax._primitives import merged, negative, product
 from pathsgd_optax._reasons import CLIPPED, COINCIDING, NONLINEAR, PRODUCT
-from pathsgd_optax._values import Context, NoPathError, Operand, Value
+from pathsgd_optax._values import NoPathError, Operand, Value
 
 
 PLACES = ("dimension_numbers", "indices_are_sorted", "unique_indices", "mode")

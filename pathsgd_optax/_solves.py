@@ -6,9 +6,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from pathsgd_optax._context import Context
 from pathsgd_optax._operands import rules
 from pathsgd_optax._reasons import NONLINEAR, SYSTEM
-from pathsgd_optax._values import Context, NoPathError, Operand, Value
+from pathsgd_optax._values import NoPathError, Operand, Value
 
 
 LARGEST = 2048

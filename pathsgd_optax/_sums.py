@@ -13,11 +13,12 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from pathsgd_optax import _mass
+from pathsgd_optax._context import Context, edges
 from pathsgd_optax._operands import all_leaves, note, rules
 from pathsgd_optax._primitives import negative
 from pathsgd_optax._program import once
 from pathsgd_optax._rays import Ray
-from pathsgd_optax._values import UNBOUNDED, Context, Operand, Value, edges
+from pathsgd_optax._values import UNBOUNDED, Operand, Value
 
 
 def _add(context: Context, x: Value, y: Value) -> list[Operand]:

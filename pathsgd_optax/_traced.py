@@ -13,6 +13,7 @@ from jax.extend.core import ClosedJaxpr
 
 from pathsgd_optax import _mass
 from pathsgd_optax._arguments import check_constants
+from pathsgd_optax._context import Context
 from pathsgd_optax._interpreter import interpret
 from pathsgd_optax._mass import Mass
 from pathsgd_optax._meshes import partitioned
@@ -33,7 +34,7 @@ from pathsgd_optax._rules import constant
 from pathsgd_optax._scaled import Scaled
 from pathsgd_optax._tape import Tape
 from pathsgd_optax._types import Params, Scalar, is_zero, path_dtype
-from pathsgd_optax._values import Context, Inputs, Uses, Value
+from pathsgd_optax._values import Inputs, Uses, Value
 
 
 UNSAVED = (
