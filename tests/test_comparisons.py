@@ -96,7 +96,7 @@ RELUS = {
 }
 
 
-@pytest.mark.parametrize("p", [1, 3.5])
+@pytest.mark.parametrize("p", [3.5])
 @pytest.mark.parametrize("name", RELUS)
 def test_every_relu_has_the_paths_of_a_relu(name, p):
     chex.assert_trees_all_close(scalings(p)[name], wanted(p), rtol=2e-5)
@@ -119,7 +119,7 @@ SCALED = {
 }
 
 
-@pytest.mark.parametrize("p", [1, 3.5])
+@pytest.mark.parametrize("p", [3.5])
 @pytest.mark.parametrize("name", SCALED)
 def test_the_steeper_slope_counts(name, p):
     _, factor = SCALED[name]

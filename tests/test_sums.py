@@ -125,7 +125,7 @@ def wanted(p):
 
 
 @pytest.mark.x64
-@pytest.mark.parametrize("p", [1, 2, 3.5])
+@pytest.mark.parametrize("p", [1, 3.5])
 @pytest.mark.parametrize("name", FORMS)
 def test_batch_norm_has_one_shift_in_every_order(name, p):
     uses, gammas = scalings(p)
