@@ -18,6 +18,7 @@ from pathsgd_optax._states import PathConstantsState, check_state
 from pathsgd_optax._types import (
     Params,
     Scalar,
+    canonical,
     check_bound,
     check_non_negative,
     check_scalar,
@@ -87,7 +88,8 @@ def clip_by_path_metric(
         factor = _shortening(scaled_path_metric(updates, roots), max_norm)
 
         def clipped(update: jax.Array, _: Any) -> jax.Array:
-            return (update.astype(factor.dtype) * factor).astype(update.dtype)
+            shortened = update.astype(factor.dtype) * factor
+            return shortened.astype(canonical(update.dtype))
 
         return map_on_paths(clipped, updates, roots)
 

@@ -17,7 +17,14 @@ from pathsgd_optax._scaled import (
     scale_by_power_of_two,
 )
 from pathsgd_optax._serialization import serializable
-from pathsgd_optax._types import KeyPath, Params, Scalar, check_norm_order, described
+from pathsgd_optax._types import (
+    KeyPath,
+    Params,
+    Scalar,
+    check_norm_order,
+    described,
+    is_floating,
+)
 
 
 NO_PATH = "no path"
@@ -231,8 +238,11 @@ def check_leaves(network: PathNetwork, params: Params) -> None:
                 f"{parameter.path} has shape {jnp.shape(array)}, but the network "
                 f"was made for {parameter.shape}. {_remedy(array)}"
             )
-        if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{parameter.path} is {array.dtype}, not floating.")
+        if not is_floating(array):
+            raise ValueError(
+                f"{parameter.path} is {described(array)}, not a floating-point array. "
+                "Give the params as arrays, such as jnp.asarray(1.0)."
+            )
 
 
 def _remedy(array: Any) -> str:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pathsgd_optax._types import Params
+from pathsgd_optax._types import Params, canonical, is_floating
 
 
 def widely(
@@ -56,7 +56,7 @@ def widened(tree: Params) -> Params:
     """Its floating arrays in float32 or wider."""
 
     def wide(leaf: Any) -> Any:
-        narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4
+        narrow = is_floating(leaf) and leaf.dtype.itemsize < 4
         return leaf.astype(jnp.float32) if narrow else leaf
 
     return jax.tree.map(wide, tree)
@@ -67,6 +67,7 @@ def rounded(x: jax.Array, dtype: jnp.dtype, sound: jax.Array) -> jax.Array:
 
     What comes of inf or nan isn't sound, and is passed on.
     """
+    dtype = canonical(dtype)
     largest = min(float(jnp.finfo(d).max) for d in (x.dtype, dtype))
     return jnp.where(sound, jnp.clip(x, -largest, largest), x).astype(dtype)
 
@@ -78,6 +79,4 @@ def _narrowed(wide: jax.Array, update: jax.Array) -> jax.Array:
 
 
 def _in_range(changed: jax.Array, update: jax.Array) -> jax.Array:
-    if not jnp.issubdtype(changed.dtype, jnp.floating):
-        return changed
     return rounded(changed, changed.dtype, jnp.isfinite(update))

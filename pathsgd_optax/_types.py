@@ -127,5 +127,15 @@ def described(value: Any) -> str:
 
 def path_dtype(*leaves: jax.Array) -> jnp.dtype:
     """The dtype in which the leaves' path values are computed: float32 or wider."""
-    dtypes = [jnp.dtype(jnp.float32), *(leaf.dtype for leaf in leaves)]
+    dtypes = [jnp.dtype(jnp.float32), *(canonical(leaf.dtype) for leaf in leaves)]
     return max(dtypes, key=lambda dtype: dtype.itemsize)
+
+
+def is_floating(value: Any) -> bool:
+    """Whether ``value`` is an array, of JAX or NumPy, of a floating dtype."""
+    return hasattr(value, "dtype") and bool(jnp.issubdtype(value.dtype, jnp.floating))
+
+
+def canonical(dtype: jnp.dtype) -> jnp.dtype:
+    """The dtype that JAX gives a NumPy array: float32 for float64, without x64."""
+    return jnp.dtype(jax.dtypes.canonicalize_dtype(dtype))

@@ -25,7 +25,7 @@ from pathsgd_optax._scaled import (
     magnitude,
     scale_by_power_of_two,
 )
-from pathsgd_optax._types import Params
+from pathsgd_optax._types import Params, canonical, described, is_floating
 
 
 Roots: TypeAlias = Any
@@ -48,7 +48,7 @@ def multiply(params: Params, roots: Roots) -> Params:
     def multiplied(leaf: jax.Array, factors: Factors) -> jax.Array:
         wide = leaf.astype(factors[0].dtype)
         product = functools.reduce(jnp.multiply, map(vanishing, factors), wide)
-        return sharded_like(product.astype(leaf.dtype), leaf)
+        return sharded_like(product.astype(canonical(leaf.dtype)), leaf)
 
     return map_on_paths(multiplied, params, roots)
 
@@ -138,10 +138,15 @@ def check_updates(updates: optax.Updates, params: Params) -> None:
     for name, (_, update), (_, leaf) in zip(names, slopes, weights, strict=True):
         if is_hidden(update):
             continue
-        if is_hidden(leaf) or update.shape != leaf.shape:
+        if is_hidden(leaf) or jnp.shape(update) != jnp.shape(leaf):
             raise ValueError(
-                f"The update of {name} has shape {update.shape}, but the "
+                f"The update of {name} has shape {jnp.shape(update)}, but the "
                 f"parameter {jnp.shape(leaf)}. Pass the gradient of these params."
+            )
+        if not is_floating(update):
+            raise ValueError(
+                f"The update of {name} is {described(update)}, but should be a "
+                "floating-point array. Pass the gradient of these params."
             )
 
 

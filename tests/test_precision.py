@@ -219,3 +219,40 @@ def test_where_no_path_runs_gradients_of_any_size_have_updates_of_zero(
     assert not np.any({"a": updates["b"], "b": updates["a"]}[layer]["kernel"])
     clipped = _updates(pathsgd.clip_by_path_metric(1.0, network), gradients, params)
     chex.assert_tree_all_finite(clipped)
+
+
+@pytest.mark.filterwarnings("error")
+@every
+@each_network
+def test_wide_numpy_arrays_are_float32_without_x64(make, network):
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (GRADIENTS, PARAMS))
+    updates = _updates(make(network=network), *wide)
+    expected = _updates(make(network=network), GRADIENTS, PARAMS)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-6)
+    chex.assert_trees_all_equal_dtypes(updates, expected)
+
+
+NO_GRADIENTS = {
+    "integers": lambda w: jnp.ones(w.shape, jnp.int32),
+    "booleans": lambda w: w > 0,
+    "complex": lambda w: w.astype(jnp.complex64),
+    "numbers": lambda w: 1.0,
+}
+
+
+@pytest.mark.parametrize("kind", NO_GRADIENTS)
+@every
+def test_updates_that_are_no_floating_arrays_are_refused_in_one_line(make, kind):
+    updates = jax.tree.map(NO_GRADIENTS[kind], PARAMS)
+    with pytest.raises(ValueError, match=r"The update of \['a'\]\['bias'\] ") as error:
+        _updates(make(network=LAYERED), updates, PARAMS)
+    assert "\n" not in str(error.value)
+
+
+@every
+def test_params_that_are_numbers_are_refused_in_one_line(make):
+    params = {"a": jnp.float32(2.0)}
+    network = pathsgd.trace_network(lambda w, x: w["a"] * x, params, jnp.ones((1, 3)))
+    with pytest.raises(ValueError, match=r"\['a'\] is 2\.0, not a floating") as error:
+        make(network=network).init({"a": 2.0})
+    assert "\n" not in str(error.value)
