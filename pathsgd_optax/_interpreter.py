@@ -1,6 +1,7 @@
 """Runs a jaxpr on path values: the equations, the functions they call, the scans."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from pathsgd_optax._inputs import given, is_given
 from pathsgd_optax._places import place
 from pathsgd_optax._reasons import CONTROL
 from pathsgd_optax._rules import CALLS, all_constant, apply_rule, constant
-from pathsgd_optax._scans import parted, scan
+from pathsgd_optax._scans import Operands, parted, scan
 from pathsgd_optax._values import (
     Inputs,
     NoPathError,
@@ -131,13 +132,32 @@ def _loop(context: Context, operands: Sequence[Operand]) -> list[Operand]:
 
 
 def _scan(context: Context, operands: Sequence[Operand]) -> list[Operand]:
+    """What each step hands on as it is, such as weights, is no carry."""
     jaxpr, closed = _called(context.eqn)
-    constants = [*map(constant, closed)]
+    first = [*map(constant, closed)]
+    constants, carry, rows = parted(operands, context.eqn, jaxpr)
+    carried = jaxpr.invars[len(constants) :][: len(carry)]
+    kept = [x is y for x, y in zip(carried, jaxpr.outvars, strict=False)]
+    moves = [not same for same in kept]
+    fixed = list(itertools.compress(carry, kept))
 
     def body(context: Context, arguments: Sequence[Operand]) -> list[Operand]:
-        return interpret(context, jaxpr, [*constants, *arguments])
+        ends = (len(constants), len(constants) + len(fixed))
+        rest = _inserted(kept, arguments[slice(*ends)], arguments[ends[1] :])
+        results = interpret(context, jaxpr, [*first, *arguments[: ends[0]], *rest])
+        return [*itertools.compress(results, moves), *results[len(moves) :]]
 
-    return scan(context, body, parted(operands, context.eqn, jaxpr))
+    moving = list(itertools.compress(carry, moves))
+    results = scan(context, body, Operands([*constants, *fixed], moving, rows))
+    return _inserted(kept, fixed, results)
+
+
+def _inserted(
+    kept: Sequence[bool], fixed: Sequence[Operand], others: Sequence[Operand]
+) -> list[Operand]:
+    """Both in one order, in which ``kept`` marks the fixed ones."""
+    first, last = iter(fixed), iter(others)
+    return [*(next(first if same else last) for same in kept), *last]
 
 
 def _known(x: Operand) -> int:

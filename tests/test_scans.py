@@ -85,3 +85,44 @@ def test_what_a_scan_takes_neither_at_first_nor_later_is_named():
 
     with pytest.raises(ValueError, match=r"^exp at test_scans.py.*a parameter enters"):
         pathsgd.trace_network(apply, PARAMS, networks.spec(1, STEPS, 3))
+
+
+def handed_on(params, x):
+    def step(carry, _):
+        w, u, h = carry
+        return (w, u, jax.nn.relu(h @ w)), h @ u
+
+    (w, u, h), rows = lax.scan(step, (params["w"], params["u"], x), None, STEPS)
+    return h @ w + rows.sum(0) @ u
+
+
+def handed_on_by_a_loop(params, x):
+    def body(_, carry):
+        w, h, total = carry
+        return w, jax.nn.relu(h @ w), total + h @ params["u"]
+
+    start = (params["w"], x, jnp.zeros((x.shape[0], 2)))
+    w, h, total = lax.fori_loop(0, STEPS, body, start)
+    return h @ w + total @ params["u"]
+
+
+def unrolled(params, x):
+    h, total = x, jnp.zeros((x.shape[0], 2))
+    for _ in range(STEPS):
+        h, total = jax.nn.relu(h @ params["w"]), total + h @ params["u"]
+    return h @ params["w"] + total @ params["u"]
+
+
+@pytest.mark.parametrize("function", [handed_on, handed_on_by_a_loop])
+def test_weights_that_a_scan_hands_on_are_weights(function):
+    params = networks.random_like({"w": networks.spec(2, 2), "u": networks.spec(2, 2)})
+    found, wanted = (
+        pathsgd.trace_network(apply, params, networks.spec(1, 2))
+        for apply in (function, unrolled)
+    )
+    assert found.parameters == wanted.parameters
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5),
+        pathsgd.path_scaling(found, params),
+        pathsgd.path_scaling(wanted, params),
+    )
