@@ -37,7 +37,9 @@ def place(eqns: Sequence[JaxprEqn]) -> str:
         for frame in frames
         if not _is_installed(_file(frame))
     )
-    parts = {"of": "" if known else name, "in": scope, "at": next(lines, "")}
+    line = next(lines, "")
+    scope = scope or ("" if line else _method(frames))
+    parts = {"of": "" if known else name, "in": scope, "at": line}
     return "".join(f" {word} {part}" for word, part in parts.items() if part)
 
 
@@ -49,6 +51,16 @@ def _frames(eqn: JaxprEqn) -> Sequence[Any]:
 
 def _file(frame: Any) -> Path:
     return Path(frame.file_name)
+
+
+def _method(frames: Sequence[Any]) -> str:
+    """The innermost method that isn't JAX's, such as that of a layer of nnx."""
+    names = (
+        frame.function_name
+        for frame in frames
+        if not _file(frame).is_relative_to(_package("jax"))
+    )
+    return next((name for name in names if "." in name and "<" not in name), "")
 
 
 def _public_name(frame: Any) -> str:

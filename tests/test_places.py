@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 import pathsgd_optax as pathsgd
 from tests import networks
@@ -61,3 +62,9 @@ def module(path):
 def test_the_line_is_the_users_own(tmp_path, folder, line):
     activation = module(tmp_path / folder).activation
     assert re.match(f"tanh at {line} has", refusal(activation))
+
+
+def test_a_librarys_layer_is_named_where_no_line_is_the_users():
+    rnn = nnx.RNN(nnx.GRUCell(2, 3, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"^logistic in GRUCell\.__call__ has no path"):
+        pathsgd.trace_nnx(rnn, networks.spec(1, 2, 2))
