@@ -3,6 +3,8 @@
 import functools
 import math
 import re
+import runpy
+import sys
 
 import chex
 import jax
@@ -14,6 +16,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import pathsgd_optax as pathsgd
+from pathsgd_optax import _meshes
 from tests import networks
 
 
@@ -197,6 +200,13 @@ def test_equivalent_networks_on_explicit_axes():
     for measure in (pathsgd.log_path_norm, pathsgd.group_norm, pathsgd.max_norm):
         norm = jax.eval_shape(functools.partial(measure, network), sharded)
         assert norm.sharding.is_fully_replicated
+
+
+def test_arrays_are_as_they_are_where_jax_has_no_shard_alike(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax.experimental.shard_alike", None)
+    meshes = runpy.run_path(_meshes.__file__)
+    x = jnp.ones(3)
+    assert meshes["sharded_like"](x, jnp.zeros(3)) is x
 
 
 # Manual axes.
