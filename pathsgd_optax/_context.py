@@ -100,7 +100,7 @@ class Context:
             leaving = _mass.of_product(of_data, slope, y)
             return [
                 _mass.settled(_mass.freed(leaving, unit, slack), unit),
-                _mass.slope_of_weight(of_weight, slope, x),
+                _mass.of_product(of_weight, slope, x),
             ]
 
         result = _mass.settled(_mass.freed(product, unit), unit)
@@ -118,7 +118,7 @@ class Context:
             of_data, of_weight = transpose(slope.mantissa)
             return [
                 _mass.of_product(of_data, slope, y),
-                _mass.slope_of_weight(of_weight, slope, x),
+                _mass.of_product(of_weight, slope, x),
             ]
 
         return self._recorded(_mass.of_product(mantissa, x, y), (x, y), pull)
@@ -165,7 +165,8 @@ class Context:
 
     def edge(self, weight: jax.Array, carrier: Mass | None = None) -> Mass:
         """The mass of an edge with this weight, and the slopes of ``carrier``."""
-        edge = _mass.ordered(_mass.mass_of_constant(weight, self.p))
+        power = _mass.mass_of_constant if carrier is None else _mass.mass
+        edge = _mass.ordered(power(weight, self.p))
         if self.tape is None or carrier is None:
             return edge
 
@@ -252,5 +253,10 @@ def _shaped_alike(x: Value) -> bool:
 
 
 def edges(constant: jax.Array) -> jax.Array:
-    """The weights of the edges that an added constant makes."""
-    return jnp.where(jnp.abs(constant) >= NO_EDGE, 0, constant)
+    """The weights of the edges that an added constant makes.
+
+    It is a product because XLA computes those, unlike choices, before it repeats them
+    along an axis.
+    """
+    is_edge = jnp.maximum(jnp.sign(NO_EDGE - jnp.abs(constant)), 0)
+    return jnp.clip(constant, -NO_EDGE, NO_EDGE) * is_edge

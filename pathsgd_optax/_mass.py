@@ -6,15 +6,17 @@ that leave.
 
 A large network has thousands of these operations, and XLA repeats the scalar ones
 wherever their result is used, unless that is a reduction or a division. So they are
-few, exponents are written as bits, and what many arrays use is divided last. What is
-not differentiated is jitted, and so traced and lowered once for all arrays of a shape.
+few, exponents are written as bits, and what many arrays use is divided last. XLA:CPU
+compiles equal kernels once, so what differs between arrays is an operand, not a
+constant. What is not differentiated is jitted, and so traced and lowered once for all
+arrays of a shape.
 """
 
 import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,15 +54,12 @@ class Mass:
       mantissa: the array, in the dtype of the masses.
       exponent: int32 of shape (), or of one that broadcasts to that of the mantissa
         where rows are of different magnitudes: those of a stack of layers.
-      entering: of a slope, an exponent to be added: that of the paths that enter, where
-        the other is of those that leave. What weights have in common is computed once.
       slack: the bits by which the largest entry may be off 1, as far as is known.
       node: its number among the operations of a reverse pass, if it is one's result.
     """
 
     mantissa: jax.Array
     exponent: jax.Array
-    entering: Any = None  # jax.Array | None
     slack: int = dataclasses.field(default=1, metadata={"static": True})
     node: int | None = dataclasses.field(default=None, metadata={"static": True})
 
@@ -119,16 +118,8 @@ def ordered(x: Mass) -> Mass:
     return dataclasses.replace(x, exponent=exponent)
 
 
-def merged(x: Mass) -> Mass:
-    """The same number, with its exponents added."""
-    if x.entering is None:
-        return x
-    return dataclasses.replace(x, exponent=x.exponent + x.entering, entering=None)
-
-
 def by_rows(x: Mass) -> Mass:
     """The same number, with an exponent for each row of its first axis."""
-    x = merged(x)
     if x.mantissa.ndim == 0:
         return x
     return freed(x, unit(x, axes=tuple(range(1, x.mantissa.ndim))))
@@ -136,7 +127,6 @@ def by_rows(x: Mass) -> Mass:
 
 def collapsed(x: Mass) -> Mass:
     """The same number, with a single exponent."""
-    x = merged(x)
     if x.exponent.ndim == 0:
         return x
     exponent = jnp.max(x.exponent, initial=NOWHERE)
@@ -222,7 +212,8 @@ def _alignment(
     exponents: Sequence[jax.Array], dtype: jnp.dtype
 ) -> tuple[list[jax.Array], jax.Array]:
     exponent = functools.reduce(jnp.maximum, exponents)
-    return [_shift(x, exponent, dtype) for x in exponents], exponent
+    least = -int(jnp.finfo(dtype).maxexp)
+    return powers_of_two([x - exponent for x in exponents], dtype, least), exponent
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
@@ -248,6 +239,13 @@ def power_of_two(
     return 1 / lax.bitcast_convert_type(bits, info.dtype)
 
 
+def powers_of_two(
+    exponents: Sequence[jax.Array], dtype: jnp.dtype, least: int | None = None
+) -> list[jax.Array]:
+    """`power_of_two` of each, as one array, which XLA compiles as fast as one."""
+    return list(power_of_two(jnp.stack(exponents), dtype, least))
+
+
 def sum_by(function: Callable[..., jax.Array], *masses: Mass) -> Mass:
     """``function`` of the masses, which is linear in all of them together."""
     mantissas, exponent = align(*masses)
@@ -263,7 +261,8 @@ def of_sum(mantissa: jax.Array, exponent: jax.Array, masses: Sequence[Mass]) -> 
 
 def of_product(mantissa: jax.Array, x: Mass, y: Mass) -> Mass:
     """What a bilinear function has made of two masses."""
-    slack = _product_slack(mantissa, x, y)
+    terms = max(x.mantissa.size, y.mantissa.size) // max(mantissa.size, 1)
+    slack = x.slack + y.slack + max(terms - 1, 0).bit_length()
     return Mass(mantissa, x.exponent + y.exponent, slack=slack)
 
 
@@ -272,17 +271,6 @@ def quotient(x: Mass, y: Mass) -> Mass:
     x, y = normalized(x), normalized(y)
     mantissa = x.mantissa * reciprocal(y.mantissa)
     return normalized(Mass(mantissa, x.exponent - y.exponent))
-
-
-def slope_of_weight(mantissa: jax.Array, slope: Mass, x: Mass) -> Mass:
-    """What the transpose of a bilinear function has made of a slope and its data."""
-    slack = _product_slack(mantissa, slope, x)
-    return Mass(mantissa, slope.exponent, x.exponent, slack)
-
-
-def _product_slack(mantissa: jax.Array, x: Mass, y: Mass) -> int:
-    terms = max(x.mantissa.size, y.mantissa.size) // max(mantissa.size, 1)
-    return x.slack + y.slack + max(terms - 1, 0).bit_length()
 
 
 def total(x: Mass) -> Mass:
@@ -294,73 +282,58 @@ def root(x: Mass, p: float) -> Scaled:
     """``x**(1/p)``, elementwise: the norm of a mass."""
     live = x.mantissa != 0
     positive = lax.select(live, x.mantissa, jnp.ones_like(x.mantissa))
-    factor, exponent = _root_of_power(x.exponent, p, positive.dtype)
-    mantissa = _float_root(positive * factor, p)
-    return Scaled(lax.select(live, mantissa, jnp.zeros_like(mantissa)), exponent)
+    whole = _quotient(x.exponent, p, positive.dtype)
+    rest = _rest(x.exponent, whole, p, positive.dtype)
+    mantissa = _float_root(positive * rest, p)
+    return Scaled(lax.select(live, mantissa, jnp.zeros_like(mantissa)), whole)
 
 
 def factors_of_root(x: Mass, p: float, unit: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two positive factors of ``x**(1/p) / 2**unit``, elementwise; inf for 0.
 
-    The second one has the exponent, as far as it is in range.
+    Each has half of the exponent, so that they have twice the range of one.
     """
-    dtype = x.mantissa.dtype
-    factor, size, beyond = _size_of_root(x.exponent, unit, p, dtype)
-    entering = jnp.zeros_like(x.exponent) if x.entering is None else x.entering
-    return _root(x.mantissa, factor, entering, beyond, p), size
+    rest, half = _halves_of_root(x.exponent, unit, p, x.mantissa.dtype)
+    return _root(x.mantissa, rest, half, p), half
 
 
 @functools.partial(jax.jit, static_argnames=("p", "dtype"))
-def _size_of_root(
+def _halves_of_root(
     exponent: jax.Array, unit: jax.Array, p: float, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    factor, exponent = _root_of_power(exponent, p, dtype)
-    exponent, largest = exponent - unit, jnp.int32(-jnp.finfo(dtype).minexp)
-    within = lax.clamp(-largest, exponent, largest)
-    return factor, power_of_two(within, dtype), exponent - within
+) -> list[jax.Array]:
+    """What to multiply by before a root, and twice after it."""
+    half = (_quotient(exponent, p, dtype) - unit + 1) >> 1
+    whole = 2 * half + unit
+    if p.is_integer():
+        return powers_of_two([exponent - int(p) * whole, half], dtype)
+    return [_rest(exponent, whole, p, dtype), power_of_two(half, dtype)]
 
 
 @functools.partial(jax.jit, static_argnames="p")
-def _root(
-    x: jax.Array, factor: jax.Array, entering: jax.Array, beyond: jax.Array, p: float
-) -> jax.Array:
+def _root(x: jax.Array, rest: jax.Array, half: jax.Array, p: float) -> jax.Array:
     positive = lax.select(x != 0, x, jnp.full_like(x, jnp.inf))
-    rest, whole = _divided(entering, p, x.dtype)
-    root = _float_root(positive * (factor * _exactly(rest, x.dtype)), p)
-    return normal(root * _exactly(whole + beyond, x.dtype))
+    return normal(_float_root(positive * rest, p) * half)
 
 
-def _root_of_power(
-    exponent: jax.Array, p: float, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array]:
-    """What to multiply by before a root, and its exponent, for ``2**exponent``."""
-    rest, whole = _divided(exponent, p, dtype)
-    return (power_of_two(rest, dtype) if p.is_integer() else jnp.exp2(rest)), whole
+def _quotient(exponent: jax.Array, p: float, dtype: jnp.dtype) -> jax.Array:
+    """An exponent divided by ``p``, rounded down."""
+    if not p.is_integer():
+        return jnp.floor(exponent.astype(dtype) / p).astype(jnp.int32)
+    divisor = int(p)
+    if divisor.bit_count() == 1:
+        return exponent >> (divisor.bit_length() - 1)
+    below = divisor * NOWHERE // 2**4  # unsigned, XLA divides by a shift
+    above = (exponent - below).astype(jnp.uint32) // jnp.uint32(divisor)
+    return above.astype(jnp.int32) + below // divisor
 
 
-def _divided(
-    exponent: jax.Array, p: float, dtype: jnp.dtype
-) -> tuple[jax.Array, jax.Array]:
-    """The rest and the quotient of an exponent's division by ``p``, rounded down."""
+def _rest(
+    exponent: jax.Array, whole: jax.Array, p: float, dtype: jnp.dtype
+) -> jax.Array:
+    """``2**(exponent - p * whole)``."""
     if p.is_integer():
-        below = int(p) * NOWHERE // 2**4  # unsigned, XLA divides by a shift
-        above = (exponent - below).astype(jnp.uint32)
-        whole = (above // jnp.uint32(p)).astype(jnp.int32) + below // int(p)
-        return exponent - int(p) * whole, whole
-    whole = jnp.floor(exponent.astype(dtype) / p)
-    return exponent.astype(dtype) - p * whole, whole.astype(jnp.int32)
-
-
-def _exactly(exponent: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """``2**exponent``, saturating, in operations that XLA fuses."""
-    if jnp.issubdtype(exponent.dtype, jnp.floating):
-        return jnp.exp2(exponent)
-    info = jnp.finfo(dtype)
-    biased = lax.clamp(
-        jnp.int32(1), exponent + (info.maxexp - 1), jnp.int32(2 * info.maxexp - 3)
-    )
-    bits = biased.astype(integer_dtype(info.dtype)) << info.nmant
-    return lax.bitcast_convert_type(bits, info.dtype)
+        return power_of_two(exponent - int(p) * whole, dtype)
+    return jnp.exp2(exponent.astype(dtype) - p * whole.astype(dtype))
 
 
 def _float_root(x: jax.Array, p: float) -> jax.Array:

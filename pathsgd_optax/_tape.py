@@ -127,7 +127,7 @@ def _total(slopes: Sequence[Mass], value: Mass) -> Mass:
     if len(slopes) == 1:
         return slopes[0]
     added = functools.partial(_mass.sum_by, lambda *parts: once(sum(parts)))
-    return added(*map(_mass.merged, slopes))
+    return added(*slopes)
 
 
 def _total_by_rows(slopes: Sequence[Mass], leaf: Mass) -> Mass:

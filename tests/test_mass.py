@@ -121,7 +121,7 @@ def test_powers_of_two_saturate():
 def test_roots_are_factors_with_finite_inverses(p, exponents):
     x = np.float32([0.0, 1e-30, 1.0])
     leaving, entering = map(jnp.int32, exponents)
-    slope = _mass.Mass(jnp.asarray(x), leaving, entering)
+    slope = _mass.Mass(jnp.asarray(x), leaving + entering)
     factors = _mass.factors_of_root(slope, p, jnp.int32(0))
     assert all(jnp.all(jnp.isfinite(1 / factor)) for factor in factors)
     assert factors[0][0] == jnp.inf
