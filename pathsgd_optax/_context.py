@@ -91,7 +91,7 @@ class Context:
         x = _mass.in_range(x, y)
         mantissa, transpose = self._linearized(function, (x.mantissa, y.mantissa))
         product = _mass.of_product(mantissa, x, y)
-        unit = _mass.unit(product)
+        unit, gain = _mass.unit(product), _mass.gain(product)
 
         def pull(slopes: list[Mass]) -> list[Mass]:
             slope = _mass.in_range(slopes[0], x, y)
@@ -99,7 +99,7 @@ class Context:
             of_data, of_weight = transpose(slope.mantissa)
             leaving = _mass.of_product(of_data, slope, y)
             return [
-                _mass.settled(_mass.freed(leaving, unit, slack), unit),
+                _mass.settled(_mass.freed(leaving, gain, slack), gain),
                 _mass.of_product(of_weight, slope, x),
             ]
 

@@ -162,6 +162,17 @@ def _unit(mantissa: jax.Array, axes: tuple[int, ...] | None) -> Unit:
     return _unit_of(_peak(mantissa, axes))
 
 
+def gain(x: Mass) -> Unit:
+    """That of the largest entry, and 1 if it is 0, which slopes don't gain."""
+    return _gain(lax.stop_gradient(x.mantissa))
+
+
+@jax.jit
+def _gain(mantissa: jax.Array) -> Unit:
+    peak = _peak(mantissa)
+    return _unit_of(lax.select(peak != 0, peak, jnp.ones_like(peak)))
+
+
 def freed(x: Mass, of: Unit, slack: int = 1) -> Mass:
     """The same number, with this unit in its exponent."""
     return Mass(x.mantissa * of.inverse, x.exponent + of.exponent, slack=slack)
@@ -270,7 +281,7 @@ def quotient(x: Mass, y: Mass) -> Mass:
     """``x / y``, elementwise, and 0 where ``y`` is."""
     x, y = normalized(x), normalized(y)
     mantissa = x.mantissa * reciprocal(y.mantissa)
-    return normalized(Mass(mantissa, x.exponent - y.exponent))
+    return normalized(ordered(Mass(mantissa, x.exponent - y.exponent)))
 
 
 def total(x: Mass) -> Mass:

@@ -1,6 +1,7 @@
 """The reverse pass: slopes are right at any magnitude, those of zeros as well."""
 
 import functools
+import itertools
 import operator
 
 import jax
@@ -135,6 +136,32 @@ def test_rows_of_a_stack_that_is_unrolled_have_exponents_of_their_own():
     [factors] = network.scaling(params, 1.0).roots
     logs = log_roots(factors, params.shape).ravel()
     np.testing.assert_allclose(logs, np.log([1e45, 1e-5, 1e-10]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("p, damping", [(2, 0), (3.5, 0.3)])
+@pytest.mark.parametrize("zeros", [(0,), (1,), (0, 1), (0, 2)], ids=str)
+def test_slopes_of_layers_of_zeros_are_those_of_what_leaves_them(zeros, p, damping):
+    def apply_fn(params, x):
+        for kernel, bias in params[:-1]:
+            x = jax.nn.relu(x @ kernel + bias[None])
+        return x @ params[-1][0] + params[-1][1][None]
+
+    widths = (3, 4, 4, 2)
+    shapes = [(np.ones(w), np.ones(w[1])) for w in itertools.pairwise(widths)]
+    params = networks.random_like(shapes, seed=1)
+    for layer in zeros:
+        params[layer] = jax.tree.map(jnp.zeros_like, params[layer])
+    network = pathsgd.trace_network(apply_fn, params, networks.spec(1, 3))
+    transformation = pathsgd.scale_by_path_norm(network, p, damping=damping)
+    ones = jax.tree.map(jnp.ones_like, params)
+    state = transformation.init(params)
+    updates, _ = jax.jit(transformation.update)(ones, state, params)
+    gamma = oracles.path_scaling(params, p, damping=damping)
+    pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(gamma), strict=True)
+    for update, wanted in pairs:
+        live = np.asarray(wanted) > 0
+        expected = np.where(live, 1 / np.where(live, wanted, 1), 0)
+        np.testing.assert_allclose(update, expected, rtol=1e-4)
 
 
 def test_orders_beyond_the_exponents_of_the_dtype_are_refused():
