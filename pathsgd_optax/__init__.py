@@ -2,47 +2,55 @@
 
 from importlib.metadata import version
 
-from pathsgd_optax._alias import (
-    path_adagrad as path_adagrad,
-    path_adam as path_adam,
-    path_rmsprop as path_rmsprop,
-    path_sgd as path_sgd,
-)
-from pathsgd_optax._constraints import (
-    add_path_norm_penalty as add_path_norm_penalty,
-    clip_by_path_metric as clip_by_path_metric,
-)
-from pathsgd_optax._flax import trace_linen as trace_linen, trace_nnx as trace_nnx
-from pathsgd_optax._layered import (
-    LayeredNetwork as LayeredNetwork,
-    layered_network as layered_network,
-)
-from pathsgd_optax._losses import (
+from pathsgd_optax._measures.losses import (
     truncated_softmax_cross_entropy as truncated_softmax_cross_entropy,
 )
-from pathsgd_optax._network import Parameter as Parameter, PathNetwork as PathNetwork
-from pathsgd_optax._norms import (
+from pathsgd_optax._measures.norms import (
     group_norm as group_norm,
     log_path_norm as log_path_norm,
     max_norm as max_norm,
     path_norm as path_norm,
     path_scaling as path_scaling,
 )
-from pathsgd_optax._rescaling import (
+from pathsgd_optax._measures.rescaling import (
     balance as balance,
     rescale as rescale,
     unbalance as unbalance,
 )
-from pathsgd_optax._rules import register_path_rule as register_path_rule
-from pathsgd_optax._states import (
+from pathsgd_optax._networks.flax import (
+    trace_linen as trace_linen,
+    trace_nnx as trace_nnx,
+)
+from pathsgd_optax._networks.layered.network import (
+    LayeredNetwork as LayeredNetwork,
+    layered_network as layered_network,
+)
+from pathsgd_optax._networks.network import (
+    Parameter as Parameter,
+    PathNetwork as PathNetwork,
+)
+from pathsgd_optax._networks.traced.network import TracedNetwork as TracedNetwork
+from pathsgd_optax._networks.traced.rules.registry import (
+    register_path_rule as register_path_rule,
+)
+from pathsgd_optax._networks.traced.tracing import trace_network as trace_network
+from pathsgd_optax._optimizers.alias import (
+    path_adagrad as path_adagrad,
+    path_adam as path_adam,
+    path_rmsprop as path_rmsprop,
+    path_sgd as path_sgd,
+)
+from pathsgd_optax._optimizers.constraints import (
+    add_path_norm_penalty as add_path_norm_penalty,
+    clip_by_path_metric as clip_by_path_metric,
+)
+from pathsgd_optax._optimizers.states import (
     PathConstantsState as PathConstantsState,
     PreconditionByPathNormState as PreconditionByPathNormState,
     ScaleByPathNormState as ScaleByPathNormState,
     set_constants as set_constants,
 )
-from pathsgd_optax._traced import TracedNetwork as TracedNetwork
-from pathsgd_optax._tracing import trace_network as trace_network
-from pathsgd_optax._transform import (
+from pathsgd_optax._optimizers.transforms import (
     precondition_by_path_norm as precondition_by_path_norm,
     scale_by_path_norm as scale_by_path_norm,
 )

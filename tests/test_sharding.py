@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 
 import pathsgd_optax as pathsgd
-from pathsgd_optax import _meshes
+from pathsgd_optax._numerics import meshes as _meshes
 from tests import networks
 
 

@@ -1,0 +1,177 @@
+"""Short-cuts from a linen module, or an nnx model, to its network."""
+
+import dataclasses
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen, nnx
+from jax.tree_util import keystr
+
+from pathsgd_optax._networks.traced.network import TracedNetwork
+from pathsgd_optax._networks.traced.tracing import trace_network
+from pathsgd_optax._vocabulary import Params
+
+
+OPTIONS = ("capture_intermediates", "method", "mutable", "rngs")
+"""The keyword arguments of ``module.apply`` that aren't the module's."""
+
+
+def trace_linen(
+    module: linen.Module,
+    variables: Any,
+    x: Any,
+    *args: Any,
+    gates: bool = False,
+    **kwargs: Any,
+) -> TracedNetwork:
+    """`trace_network` of a linen module.
+
+    Its parameters are ``variables["params"]``. The other collections, if there are any,
+    are its constants: ``constants={"batch_stats": batch_stats}``.
+
+    Args:
+      module: the module, as made, not bound.
+      variables: what ``module.init`` returns, or `jax.eval_shape` of it; with x64 or
+        without, of any floating dtype.
+      x: a batch of examples, of any size; or a tree of several.
+      *args: further arguments of the module. Arrays with the batch axis of ``x`` are
+        inputs, too; others are fixed, as are flags, numbers and keys. (A batch of one
+        makes inputs of all arrays whose first axis is 1; trace with two examples where
+        one of them is fixed.)
+      gates: see `trace_network`.
+      **kwargs: likewise, such as ``train=False``; and those of ``module.apply``, such
+        as ``method``.
+
+    Returns:
+      The network of ``variables["params"]``.
+
+    Raises:
+      ValueError: see `trace_network`.
+
+    Example:
+      >>> import jax
+      >>> from flax import linen as nn
+      >>> import pathsgd_optax as pathsgd
+      >>> model = nn.Sequential([nn.Dense(5), nn.BatchNorm(use_running_average=True)])
+      >>> x = jax.numpy.ones((1, 3))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> network = pathsgd.trace_linen(model, variables, x)
+      >>> print(network.summary())
+      parameter               shape   role    uses
+      ['layers_0']['bias']    (5,)    bias    1
+      ['layers_0']['kernel']  (3, 5)  weight  1
+      ['layers_1']['bias']    (5,)    bias    1
+      ['layers_1']['scale']   (5,)    scale   1
+    """
+    constants = {name: leaf for name, leaf in variables.items() if name != "params"}
+    options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
+    inputs, completed = _inputs(x, args, kwargs)
+
+    def apply_fn(params: Params, inputs: Any, constants: Any = None) -> Any:
+        args, kwargs = completed(inputs)
+        collections = {"params": params, **(constants or {})}
+        return module.apply(collections, *args, **kwargs, **options)
+
+    return trace_network(
+        apply_fn, variables["params"], inputs, constants or None, gates=gates
+    )
+
+
+def trace_nnx(
+    model: nnx.Module, x: Any, *args: Any, gates: bool = False, **kwargs: Any
+) -> TracedNetwork:
+    """`trace_network` of an nnx model, in evaluation mode.
+
+    Its parameters are ``nnx.state(model, nnx.Param)``. Running averages, if there are
+    any, are its constants: ``constants=nnx.state(model, nnx.BatchStat)``. The model
+    itself stays as it is.
+
+    An optimizer of a part of the parameters, ``nnx.Optimizer(model, tx, wrt=head)``,
+    divides by the scaling of the whole network, in which the others are fixed edges. It
+    takes their present values from the model, or, as under `nnx.jit`, from the update:
+    ``optimizer.update(model, grads, constants=nnx.state(model))``.
+
+    Args:
+      model: the model; with parameters of any floating dtype.
+      x: a batch of examples, of any size; or a tree of several.
+      *args: further arguments of the model. Arrays with the batch axis of ``x`` are
+        inputs, too; others are fixed, as are flags, numbers and keys. (A batch of one
+        makes inputs of all arrays whose first axis is 1; trace with two examples where
+        one of them is fixed.)
+      gates: see `trace_network`.
+      **kwargs: likewise.
+
+    Returns:
+      The network of ``nnx.state(model, nnx.Param)``.
+
+    Raises:
+      ValueError: see `trace_network`.
+
+    Example:
+      >>> import jax
+      >>> from flax import nnx
+      >>> import pathsgd_optax as pathsgd
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(
+      ...     nnx.Linear(3, 5, rngs=rngs), nnx.relu, nnx.Dropout(0.5, rngs=rngs),
+      ...     nnx.Linear(5, 2, rngs=rngs))
+      >>> network = pathsgd.trace_nnx(model, jax.numpy.ones((1, 3)))
+      >>> [parameter.role for parameter in network.parameters]
+      ['bias', 'weight', 'bias', 'weight']
+    """
+    split: Any = nnx.split
+    graph, params, statistics, rest = split(model, nnx.Param, nnx.BatchStat, ...)
+    if not jax.tree.leaves(params):
+        raise ValueError(
+            "the model has no nnx.Param, which are the variables that are trained. "
+            "Make its weights nnx.Param."
+        )
+
+    inputs, completed = _inputs(x, args, kwargs)
+
+    def apply_fn(params: Any, inputs: Any, constants: Any = None) -> jax.Array:
+        averages = statistics if constants is None else constants
+        # Variables of this trace, which the model may change in it.
+        others = jax.tree.map(lambda leaf: leaf, (averages, rest))
+        copy = nnx.merge(graph, params, *others)
+        copy.eval()
+        args, kwargs = completed(inputs)
+        return copy(*args, **kwargs)
+
+    constants = statistics if jax.tree.leaves(statistics) else None
+    network = trace_network(apply_fn, params, inputs, constants, gates=gates)
+    itself = weakref.ref(model)
+
+    def present() -> Any:
+        return None if itself() is None else nnx.state(itself())
+
+    return dataclasses.replace(network, present=present)
+
+
+def _inputs(x: Any, args: Any, kwargs: Any) -> tuple[Any, Callable[[Any], Any]]:
+    """The inputs by their names, and what makes all arguments of them."""
+    leaves, treedef = jax.tree_util.tree_flatten_with_path((x, args, kwargs))
+    names = ("x", "args", "kwargs")
+    arguments = [(names[path[0].idx] + keystr(path[1:]), leaf) for path, leaf in leaves]
+    batches = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(x)} - {()}
+    inputs = {
+        name: leaf
+        for name, leaf in arguments
+        if name.startswith("x") or _shape(leaf)[:1] in batches
+    }
+
+    def completed(inputs: dict[str, Any]) -> Any:
+        filled = [inputs.get(name, leaf) for name, leaf in arguments]
+        x, args, kwargs = jax.tree.unflatten(treedef, filled)
+        return (x, *args), kwargs
+
+    return inputs, completed
+
+
+def _shape(leaf: Any) -> tuple[int, ...]:
+    """The shape of an array; keys, flags and numbers have none."""
+    is_key = jnp.issubdtype(getattr(leaf, "dtype", bool), jax.dtypes.prng_key)
+    return () if is_key else getattr(leaf, "shape", ())

@@ -1,0 +1,262 @@
+"""What rules know besides their operands, and all that they may do to masses."""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import JaxprEqn
+
+from pathsgd_optax._networks.traced import mass as _mass
+from pathsgd_optax._networks.traced.mass import Mass
+from pathsgd_optax._networks.traced.rays import Ray
+from pathsgd_optax._networks.traced.tape import Pull, Tape
+from pathsgd_optax._networks.traced.values import MASK, NO_EDGE, UNBOUNDED, Uses, Value
+from pathsgd_optax._numerics.meshes import alike
+
+
+SHARDINGS = ("out_sharding", "sharding")
+"""The parameters of primitives that tell how results are sharded, where traced."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a rule knows besides its operands, and what it may do to masses.
+
+    Args:
+      p: order of the norm.
+      dtype: dtype of the masses, and of weights and offsets.
+      tape: the operations for the reverse pass, if slopes are taken by masses; None if
+        JAX takes them, by weights.
+      uses: the record of the parameters' uses.
+      eqn: the equation that the rule is applied to.
+      callers: the equations that have called the one that it is in, outermost first.
+      gates: whether clipping by constants, and products with what is clipped, have
+        paths.
+      custom: the rules of `register_path_rule`, as they were when it was traced.
+    """
+
+    p: float
+    dtype: jnp.dtype
+    tape: Tape | None
+    uses: Uses
+    eqn: Any = None  # JaxprEqn, but for the whole program
+    callers: tuple[JaxprEqn, ...] = ()
+    gates: bool = False
+    custom: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters of the primitive."""
+        return self.eqn.params
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """The shape of the first result."""
+        return self.eqn.outvars[0].aval.shape
+
+    def bind(self, *arrays: jax.Array, **changed: Any) -> list[jax.Array]:
+        """Applies the primitive itself."""
+        anywhere = {name: None for name in SHARDINGS if name in self.params}
+        params = self.params | anywhere | changed
+        results = self.eqn.primitive.bind(*alike(arrays), **params)
+        return results if self.eqn.primitive.multiple_results else [results]
+
+    # All that may be done to masses: it is recorded, with its slopes.
+
+    def linear(self, function: Callable[..., jax.Array], *masses: Mass) -> Mass:
+        """``function`` of the mantissas, which is linear in all of them together.
+
+        Its coefficients are of moderate size.
+        """
+        parts, exponent = _mass.align(*masses)
+        mantissa, transpose = self._linearized(function, parts)
+
+        def pull(slopes: list[Mass]) -> list[Mass]:
+            parts = transpose(slopes[0].mantissa)
+            return [_mass.of_sum(part, slopes[0].exponent, slopes) for part in parts]
+
+        result = _mass.of_sum(mantissa, exponent, masses)
+        return self._recorded(result, masses, pull)
+
+    def contract(self, function: Callable[..., jax.Array], x: Mass, y: Mass) -> Mass:
+        """``function`` of the mantissas, which sums products of both.
+
+        The result is freed of its magnitude. Backwards, slopes gain about as much, and
+        are freed of the same.
+        """
+        x = _mass.in_range(x, y)
+        mantissa, transpose = self._linearized(function, (x.mantissa, y.mantissa))
+        product = _mass.of_product(mantissa, x, y)
+        unit, gain = _mass.unit(product), _mass.gain(product)
+
+        def pull(slopes: list[Mass]) -> list[Mass]:
+            slope = _mass.in_range(slopes[0], x, y)
+            slack = slope.slack + _mass.SLOPE_SLACK
+            of_data, of_weight = transpose(slope.mantissa)
+            leaving = _mass.of_product(of_data, slope, y)
+            return [
+                _mass.settled(_mass.freed(leaving, gain, slack), gain),
+                _mass.of_product(of_weight, slope, x),
+            ]
+
+        result = _mass.settled(_mass.freed(product, unit), unit)
+        if self.tape is None:
+            return result
+        return self.tape.unit(*self.tape.record([result], (x, y), pull, layer=True))
+
+    def multiply(self, x: Mass, y: Mass) -> Mass:
+        """``x * y``, elementwise."""
+        x = _mass.in_range(x, y)
+        mantissa, transpose = self._linearized(operator.mul, (x.mantissa, y.mantissa))
+
+        def pull(slopes: list[Mass]) -> list[Mass]:
+            slope = _mass.in_range(slopes[0], x, y)
+            of_data, of_weight = transpose(slope.mantissa)
+            return [
+                _mass.of_product(of_data, slope, y),
+                _mass.of_product(of_weight, slope, x),
+            ]
+
+        return self._recorded(_mass.of_product(mantissa, x, y), (x, y), pull)
+
+    def add(self, x: Mass, y: Mass) -> Mass:
+        """``x + y``, elementwise."""
+        return self.linear(operator.add, x, y)
+
+    def shift(self, x: Mass, edge: Mass) -> Mass:
+        """``x`` with a bias, which belongs to the same unit."""
+        result = self.add(x, edge)
+        return result if self.tape is None else self.tape.unit(result, before=x)
+
+    def _linearized(
+        self, function: Callable[..., jax.Array], parts: Sequence[jax.Array]
+    ) -> tuple[jax.Array, Any]:
+        if self.tape is None:
+            return function(*parts), None
+        return jax.vjp(function, *alike(parts))
+
+    def _recorded(self, result: Mass, sources: Sequence[Mass], pull: Pull) -> Mass:
+        if self.tape is None:
+            return result
+        return self.tape.record([result], sources, pull)[0]
+
+    # What values are made of.
+
+    def ones(self, shape: Sequence[int]) -> Mass:
+        """The masses of input units, where paths begin."""
+        return _mass.of_exponent(jnp.ones(shape, self.dtype), 0)
+
+    def leaf(self, weight: jax.Array) -> Mass:
+        """The mass of a parameter, which is to have slopes."""
+        mass = _mass.mass(weight, self.p)
+        return mass if self.tape is None else self.tape.leaf(mass)
+
+    def mass(self, x: Value) -> Mass:
+        """The masses of all paths to ``x``, its constant part included."""
+        if x.is_constant:
+            return _mass.mass_of_constant(x.value.astype(self.dtype), self.p)
+        if x.offset is None:
+            return x.mass
+        return self.shift(x.mass, self.edge(edges(x.offset)))
+
+    def edge(self, weight: jax.Array, carrier: Mass | None = None) -> Mass:
+        """The mass of an edge with this weight, and the slopes of ``carrier``."""
+        power = _mass.mass_of_constant if carrier is None else _mass.mass
+        edge = _mass.ordered(power(weight, self.p))
+        if self.tape is None or carrier is None:
+            return edge
+
+        def pull(slopes: list[Mass]) -> list[Mass]:
+            [part] = transpose(slopes[0].mantissa)
+            return [_mass.of_sum(part, slopes[0].exponent, slopes)]
+
+        broadcast = functools.partial(jnp.broadcast_to, shape=weight.shape)
+        transpose = jax.linear_transpose(broadcast, carrier.mantissa)
+        return self._recorded(edge, [carrier], pull)
+
+    def settle(self, x: Value) -> Value:
+        """``x`` with its constant part as paths."""
+        if x.is_constant:
+            return Value(None, self.edge(edges(x.value.astype(self.dtype))))
+        return dataclasses.replace(x, mass=self.mass(x), offset=None)
+
+    def unmasked(self, x: Value, side: int = 1, least: float = MASK) -> Value:
+        """``x`` as paths, but for entries that constants keep from being the largest.
+
+        From being the smallest, if ``side`` is -1.
+        """
+        if x.offset is None:
+            return x
+        masked = side * x.offset <= -least
+        mass = self.linear(lambda part: jnp.where(masked, 0, part), x.mass)
+        offset = jnp.where(masked, 0, x.offset)
+        return self.settle(dataclasses.replace(x, mass=mass, offset=offset))
+
+    def ends(self, x: Value) -> Mass:
+        """The masses of outputs, of which masked ones have none."""
+        return self.mass(self.unmasked(x, least=NO_EDGE))
+
+    def bent(self, x: Value, above: float, below: float) -> Value:
+        """What has these slopes on the ray of the data ``x``."""
+        x, ray = self.settle(x), x.ray.bent(above, below)
+        ratio = abs(ray.slope / (x.ray.slope or 1))
+        if ratio == 0:
+            mass = self.linear(jnp.zeros_like, x.mass)
+        elif ratio == 1:
+            mass = x.mass
+        else:
+            factor = jnp.asarray(ratio, self.dtype)
+            mass = self.multiply(x.mass, _mass.mass(factor, self.p))
+        return Value(None, mass, leaves=x.leaves, ray=ray)
+
+    def map(self, function: Callable[[jax.Array], jax.Array], x: Value) -> Value:
+        """Applies a linear function, with coefficients 0 and 1, to each part."""
+        return dataclasses.replace(
+            x,
+            value=None if x.value is None else function(x.value),
+            offset=None if x.offset is None else function(x.offset),
+            mass=None if x.mass is None else self.linear(function, x.mass),
+            ray=Ray(),
+            bounds=UNBOUNDED,
+            stem=None,
+            terms=(),
+        )
+
+    def moved(
+        self, function: Callable[[jax.Array], jax.Array], x: Value, how: Hashable
+    ) -> Value:
+        """Moves entries, or repeats them; ``how`` names where to."""
+        terms = x.terms if x.is_weight else ()
+        return dataclasses.replace(
+            self.map(function, x),
+            ray=x.ray.moved(how),
+            bounds=x.bounds,
+            stem=None if x.stem is None else (x.stem, how),
+            terms=tuple(self.moved(function, term, how) for term in terms),
+        )
+
+    def shaped(self, x: Value) -> Value:
+        """``x`` broadcast to the shape of the result."""
+        if x.shape == self.out_shape and _shaped_alike(x):
+            return x
+        broadcast = functools.partial(jnp.broadcast_to, shape=self.out_shape)
+        return self.moved(broadcast, x, ("broadcast", self.out_shape))
+
+
+def _shaped_alike(x: Value) -> bool:
+    parts = [part for part in (x.value, x.offset) if part is not None]
+    return all(part.shape == x.shape for part in parts)
+
+
+def edges(constant: jax.Array) -> jax.Array:
+    """The weights of the edges that an added constant makes.
+
+    It is a product because XLA computes those, unlike choices, before it repeats them
+    along an axis.
+    """
+    is_edge = jnp.maximum(jnp.sign(NO_EDGE - jnp.abs(constant)), 0)
+    return jnp.clip(constant, -NO_EDGE, NO_EDGE) * is_edge

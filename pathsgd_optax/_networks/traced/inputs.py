@@ -1,0 +1,285 @@
+"""What functions of the inputs alone make: input units of mass 1, integers, masks.
+
+No weight has entered yet, so whatever is computed of inputs and constants is a new
+array of inputs. Only what is known of single entries is followed, while they move:
+those that are known to be 0 have no mass, and those known to be k look up row k.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeGuard
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.reasons import DIVIDED, INTEGERS, SCALED, WRITTEN
+from pathsgd_optax._networks.traced.values import (
+    Inputs,
+    NoPathError,
+    Operand,
+    Value,
+    is_traced,
+)
+
+
+IDENTITIES = frozenset(
+    "copy device_put name optimization_barrier reshard sharding_constraint "
+    "stop_gradient".split()
+)
+"""The primitives that return their operands."""
+
+MOVING = (
+    "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze tile "
+    "transpose unstack"
+)
+"""The primitives that return entries of their operand."""
+
+MOVED = {
+    **dict.fromkeys(MOVING.split(), slice(0, 1)),
+    **dict.fromkeys("concatenate pad stack".split(), slice(None)),
+    "dynamic_update_slice": slice(0, 2),
+    "scatter": slice(0, 3, 2),
+    "select_n": slice(1, None),
+}
+"""The primitives that move entries, and which of their operands those are of."""
+
+ELEMENTWISE = frozenset(
+    "abs add and clamp convert_element_type div eq ge gt integer_pow le lt max min mul "
+    "ne neg not or reduce_precision rem select_n sign sqrt square sub".split()
+)
+"""The primitives whose entries are known where those of their operands are."""
+
+BINARY = frozenset(
+    "convert_element_type cummax cummin cumprod max min mul reduce_max reduce_min "
+    "reduce_precision reduce_prod sort".split()
+)
+"""The primitives that make zeros and ones of zeros and ones, besides moves."""
+
+SCALING = frozenset(["add", "add_any", "div", "mul", "neg", "sub"])
+"""The primitives that scale and shift, elementwise."""
+
+RESHAPING = frozenset("broadcast_in_dim reshape squeeze transpose".split())
+"""The primitives that keep scaled and shifted units so."""
+
+PRODUCTS = frozenset(["conv_general_dilated", "div", "dot_general", "mul"])
+"""The primitives that multiply. Of what the inputs make, masks alone multiply data."""
+
+CHOOSING = {
+    "dynamic_slice": slice(1, None),
+    "gather": slice(1, None),
+    "select_n": slice(0, 1),
+}
+"""The primitives by which integers choose, and which operands those are."""
+
+Known = tuple[Any, Any]
+"""Where the inputs have a say, and the entries where they have none."""
+
+
+def is_given(x: Operand) -> TypeGuard[Inputs | Value]:
+    """Whether it depends on the inputs and on constants alone."""
+    return isinstance(x, Inputs) or (isinstance(x, Value) and x.is_constant)
+
+
+def given(context: Context, *operands: Any) -> list[Operand]:
+    """The results of an operation on the inputs and on constants alone."""
+    name = context.eqn.primitive.name
+    if name in IDENTITIES:
+        return list(operands)
+    outputs = [v.aval for v in context.eqn.outvars]
+    if _marks(name, operands):
+        [aval] = outputs
+        return [Value(jnp.zeros(aval.shape, aval.dtype), uniform=0.0)]
+    binary = _makes_binary(name, operands)
+    return [
+        _made(*known, binary or aval.dtype == bool)
+        for known, aval in zip(_followed(context, operands), outputs, strict=True)
+    ]
+
+
+def scaled(
+    context: Context, rule: Callable[..., list[Operand]], operands: Sequence[Any]
+) -> Operand | None:
+    """The paths of units that constants scale and shift, by the rule for data.
+
+    What a scale and a bias of parameters follow is one affine unit with them, as
+    BatchNorm is. All else takes it for new units.
+    """
+    name, avals = context.eqn.primitive.name, _avals(context)
+    places = [k for k, x in enumerate(operands) if isinstance(x, Inputs)]
+    if len(places) != 1 or not jnp.issubdtype(avals[places[0]].dtype, jnp.floating):
+        return None
+    k, values = places[0], list(operands)
+    known = operands[k].affine is not None
+    followed = SCALING | RESHAPING if known else SCALING
+    if name not in followed or (name, k) == ("div", 1):
+        return None
+    values[k] = operands[k].affine if known else units(context, operands[k], avals[k])
+    [result] = rule(context, *values)
+    return result
+
+
+def entered(context: Context, operands: Sequence[Operand]) -> list[Operand]:
+    """The operands, with what inputs make as data, and what chooses as it is."""
+    name = context.eqn.primitive.name
+    chosen_by = range(len(operands))[CHOOSING.get(name, slice(0))]
+    data = any(isinstance(x, Value) and x.is_data for x in operands)
+    return [
+        x
+        if k in chosen_by or not isinstance(x, Inputs)
+        else _entered(context, x, aval, data)
+        for k, (x, aval) in enumerate(zip(operands, _avals(context), strict=True))
+    ]
+
+
+def _entered(context: Context, x: Inputs, aval: Any, data: bool) -> Value:
+    """Inputs as the sources of paths, or as a mask of data."""
+    name = context.eqn.primitive.name
+    if not jnp.issubdtype(aval.dtype, jnp.floating):
+        writes = name.startswith(("scatter", "dynamic_update_slice"))
+        raise NoPathError(WRITTEN if writes else INTEGERS)
+    if not (data and name in PRODUCTS):
+        is_scaled = x.affine is not None and name in SCALING and not data
+        return x.affine if is_scaled else units(context, x, aval)
+    if not x.binary:
+        raise NoPathError(DIVIDED if name == "div" else SCALED)
+    return Value(live(context, x, aval))
+
+
+def units(context: Context, x: Inputs, aval: Any) -> Value:
+    """Inputs as the sources of paths."""
+    return Value(None, context.mass(Value(live(context, x, aval))))
+
+
+def live(context: Context, x: Inputs, aval: Any) -> jax.Array:
+    """1 where an entry isn't known to be 0."""
+    if x.free is None:
+        return jnp.ones(aval.shape, context.dtype)
+    return jnp.asarray(x.free | (x.value != 0), context.dtype)
+
+
+def parts(operands: Sequence[Any], avals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """Where the inputs have a say in each operand, and its entries elsewhere."""
+    frees = [
+        x.free if isinstance(x, Inputs) else np.zeros(aval.shape, bool)
+        for x, aval in zip(operands, avals, strict=True)
+    ]
+    values = [x.value for x in operands]
+    for k, aval in enumerate(avals):
+        if frees[k] is None:
+            frees[k] = np.ones(aval.shape, bool)
+            values[k] = np.zeros(aval.shape, aval.dtype)
+    return frees, values
+
+
+def evaluated(function: Callable[..., Any], *arrays: Any) -> Any:
+    """Evaluates it at once, if all arrays are known when the network is traced."""
+    if any(map(is_traced, arrays)):
+        return function(*arrays)
+    with jax.ensure_compile_time_eval():
+        return function(*arrays)
+
+
+def _avals(context: Context) -> list[Any]:
+    return [v.aval for v in context.eqn.invars]
+
+
+def _made(free: Any, value: Any, binary: bool) -> Operand:
+    if free is None or is_traced(free):
+        return Inputs(free, value, binary)
+    free = np.asarray(free)
+    if free.all():
+        return Inputs(binary=binary)
+    return Inputs(free, value, binary) if free.any() else Value(value)
+
+
+def _makes_binary(name: str, operands: Sequence[Any]) -> bool:
+    if name in MOVED:
+        return all(map(is_binary, operands[MOVED[name]]))
+    if name == "sub":  # 1 - mask
+        return getattr(operands[0], "uniform", None) == 1 and is_binary(operands[1])
+    return name in BINARY and all(map(is_binary, operands))
+
+
+def _marks(name: str, operands: Sequence[Any]) -> bool:
+    """Whether it makes 0, and what marks entries where it is added to them."""
+    if name == "select_n":
+        cases = [x for x in operands[1:] if isinstance(x, Value)]
+        marks = all(x.zero or x.is_mask(1) for x in cases)
+        return marks and len(cases) == len(operands) - 1
+    masks = [x for x in operands if is_binary(x)]
+    rest = [x for x in operands if isinstance(x, Value) and x.is_mask(1)]
+    return name == "mul" and len(masks) == len(rest) == 1
+
+
+def is_binary(x: Inputs | Value) -> bool:
+    """Whether all entries are known to be 0 or 1."""
+    if isinstance(x, Inputs):
+        return x.binary
+    if is_traced(x.value) or jnp.issubdtype(x.value.dtype, jax.dtypes.prng_key):
+        return False
+    return bool(np.isin(x.value, (0, 1)).all())
+
+
+def _followed(context: Context, operands: Sequence[Any]) -> list[Known]:
+    """What is known of the entries of the results."""
+    name = context.eqn.primitive.name
+    if name in MOVED:
+        moved = range(len(operands))[MOVED[name]]
+        places = [x for k, x in enumerate(operands) if k not in moved]
+        if all(isinstance(x, Value) for x in places):
+            return _moved(context, operands, MOVED[name])
+    if name in ELEMENTWISE:
+        return [_elementwise(context, operands)]
+    return [(None, None)] * len(context.eqn.outvars)
+
+
+def _moved(context: Context, operands: Sequence[Any], where: slice) -> list[Known]:
+    if all(_is_free(x) for x in operands[where]):
+        return [(None, None)] * len(context.eqn.outvars)
+
+    def bind(parts: Sequence[Any]) -> list[jax.Array]:
+        arrays = [x.value for x in operands]
+        arrays[where] = parts[where]
+        return evaluated(context.bind, *arrays)
+
+    return list(zip(*map(bind, parts(operands, _avals(context))), strict=True))
+
+
+def _elementwise(context: Context, operands: Sequence[Any]) -> Known:
+    absorbing = context.eqn.primitive.name in ("and", "mul")
+    factors = [x for x in operands if absorbing and not (_is_free(x) or _is_live(x))]
+    if any(map(_is_free, operands)) and not factors:
+        return None, None
+    frees, values = parts(operands, _avals(context))
+    free, value = _any(context, frees), evaluated(context.bind, *values)[0]
+    if not factors:
+        return free, value
+    dead = _any(context, map(_known_zero, frees, values))
+    free = evaluated(lambda free, dead: free & ~dead, free, dead)
+    return free, jnp.where(dead, jnp.zeros_like(value), value)
+
+
+def _is_free(x: Inputs | Value) -> bool:
+    return isinstance(x, Inputs) and x.free is None
+
+
+def _is_live(x: Inputs | Value) -> bool:
+    """Whether all entries are known not to be 0."""
+    return isinstance(x, Value) and x.uniform not in (None, 0)
+
+
+def _known_zero(free: Any, value: Any) -> Any:
+    zero = np.zeros((), value.dtype)
+    return evaluated(lambda free, value: ~free & (value == zero), free, value)
+
+
+def _any(context: Context, masks: Any) -> Any:
+    """Where any of the masks is true, in the shape of the result."""
+
+    def join(x: Any, y: Any) -> Any:
+        return evaluated(lambda x, y: jnp.logical_or(x, y), x, y)
+
+    mask = functools.reduce(join, masks)
+    return evaluated(lambda mask: jnp.broadcast_to(mask, context.out_shape), mask)

@@ -1,0 +1,305 @@
+"""What JAX's own primitives do to paths, a rule for each."""
+
+import dataclasses
+import functools
+import itertools
+import math
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pathsgd_optax._networks.traced import mass as _mass
+from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.inputs import IDENTITIES, MOVING
+from pathsgd_optax._networks.traced.mass import Mass
+from pathsgd_optax._networks.traced.reasons import (
+    COMPLEX,
+    DIVISION,
+    DIVISOR,
+    NONLINEAR,
+    POWER,
+    PRODUCT,
+    ROUNDED,
+    STATISTICS,
+)
+from pathsgd_optax._networks.traced.rules.operands import (
+    all_leaves,
+    constants_of,
+    note,
+    rules,
+)
+from pathsgd_optax._networks.traced.values import UNBOUNDED, NoPathError, Operand, Value
+
+
+# Linear operations of one operand.
+
+
+def _identity(context: Context, *operands: Value) -> list[Operand]:
+    return list(operands)
+
+
+def _converted(context: Context, x: Value) -> list[Operand]:
+    dtype = context.params["new_dtype"]
+    if not jnp.issubdtype(dtype, jnp.floating):
+        is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+        raise NoPathError(COMPLEX if is_complex else ROUNDED)
+    return [x]
+
+
+def _moving(context: Context, x: Value, *rest: Value) -> list[Operand]:
+    """Entries move, or repeat; ``rest`` tells where."""
+    constants = constants_of(rest)
+    results = [
+        functools.partial(_nth_result, context, constants, k)
+        for k in range(len(context.eqn.outvars))
+    ]
+    if rest:
+        return [context.map(result, x) for result in results]
+    return [
+        context.moved(result, x, how_moved(context, k))
+        for k, result in enumerate(results)
+    ]
+
+
+def how_moved(context: Context, k: int) -> Hashable:
+    """What tells where a primitive of one operand moves entries, in its k-th result."""
+    return context.eqn.primitive.name, k, str(context.params)
+
+
+def _nth_result(
+    context: Context, constants: Sequence[jax.Array], k: int, part: jax.Array
+) -> jax.Array:
+    return context.bind(part, *constants)[k]
+
+
+def _summing(context: Context, x: Value) -> list[Operand]:
+    return [context.map(lambda part: context.bind(part)[0], context.settle(x))]
+
+
+def _negated(context: Context, x: Value) -> list[Operand]:
+    return [negative(x)]
+
+
+def negative(x: Value) -> Value:
+    """``-x``."""
+    return dataclasses.replace(
+        x,
+        value=None if x.value is None else -x.value,
+        offset=None if x.offset is None else -x.offset,
+        uniform=None if x.uniform is None else -x.uniform,
+        ray=x.ray.times(-1),
+        bounds=_scaled(x.bounds, -1.0),
+        terms=tuple(map(negative, x.terms)),
+    )
+
+
+# Sums of parts.
+
+
+def _select(context: Context, which: Value, *cases: Value) -> list[Operand]:
+    [constant] = constants_of([which])
+    return [merged(context, cases, functools.partial(context.bind, constant))]
+
+
+def _concatenate(context: Context, *operands: Value) -> list[Operand]:
+    return [merged(context, operands, context.bind)]
+
+
+def _pad(context: Context, x: Value, padding: Value) -> list[Operand]:
+    return [merged(context, (x, padding), context.bind)]
+
+
+def _update_slice(
+    context: Context, x: Value, update: Value, *starts: Value
+) -> list[Operand]:
+    rest = constants_of(starts)
+    return [merged(context, (x, update), lambda a, b: context.bind(a, b, *rest))]
+
+
+def merged(
+    context: Context,
+    operands: Sequence[Value],
+    function: Callable[..., list[jax.Array]],
+) -> Value:
+    """What a function that is linear in several arrays together makes of them."""
+    data = any(x.is_data for x in operands)
+    if data:
+        note(context, "bias", operands)
+    offsets = [x.pending for x in operands]
+    zeros = [jnp.zeros(x.shape, context.dtype) for x in operands]
+
+    def joined(*paths: jax.Array) -> jax.Array:
+        rest = iter(paths)
+        parts = [None if x.is_constant else next(rest) for x in operands]
+        return function(*map(_or, parts, zeros))[0]
+
+    return Value(
+        None if data else function(*(x.value for x in operands))[0],
+        context.linear(
+            joined, *(_mass.ordered(x.mass) for x in operands if not x.is_constant)
+        ),
+        function(*map(_or, offsets, zeros))[0] if _any(offsets) else None,
+        all_leaves(operands),
+    )
+
+
+def _any(parts: Sequence[jax.Array | None]) -> bool:
+    return any(part is not None for part in parts)
+
+
+def _or(part: jax.Array | None, default: jax.Array) -> jax.Array:
+    return default if part is None else part
+
+
+# Products.
+
+
+def _multiply(context: Context, x: Value, y: Value) -> list[Operand]:
+    return [product(context, x, y)]
+
+
+def product(context: Context, x: Value, y: Value) -> Value:
+    """``x * y``, elementwise."""
+    if y.is_data or x.is_constant:
+        x, y = y, x
+    if y.is_data:
+        return context.shaped(_gated(context, x, y))
+    if x.is_data:
+        note(context, "scale", [y])
+    factor = y.offset if x.is_weight and y.is_weight else y.value
+    mass = context.multiply(x.mass, context.mass(y))
+    if x.is_weight and y.is_weight and x.offset is not None:
+        mass = context.add(mass, context.multiply(context.edge(x.offset), y.mass))
+    result = Value(
+        None if x.is_data else x.value * y.value,
+        mass,
+        None if x.offset is None or factor is None else x.offset * factor,
+        all_leaves((x, y)),
+        ray=x.ray.multiple() if y.uniform is None else x.ray.times(y.uniform),
+        bounds=_scaled(x.bounds, y.uniform),
+        stem=_stem(x, y),
+        terms=tuple(product(context, term, y) for term in _terms(x, y)),
+    )
+    return context.shaped(result)
+
+
+def _gated(context: Context, x: Value, y: Value) -> Value:
+    """Data times clipped data, which has a size and no paths."""
+    if math.isinf(x.size):
+        x, y = y, x
+    if not context.gates or math.isinf(x.size) or not math.isinf(y.size):
+        raise NoPathError(STATISTICS if x is y else PRODUCT)
+    size = Value(jnp.asarray(x.size, context.dtype))
+    mass = context.multiply(context.mass(y), context.mass(size))
+    return Value(None, mass, leaves=y.leaves)
+
+
+def _scaled(bounds: tuple[float, float], factor: float | None) -> tuple[float, float]:
+    if bounds == UNBOUNDED or not factor:
+        return UNBOUNDED
+    low, high = sorted(bound * factor for bound in bounds)
+    return low, high
+
+
+def _stem(x: Value, y: Value) -> Hashable:
+    """That of a product with a weight or a constant."""
+    if y.is_constant:
+        return x.stem if x.is_data else x.root
+    return y.root if x.is_data else None
+
+
+def _terms(x: Value, y: Value) -> tuple[Value, ...]:
+    return x.terms if x.is_weight and y.is_constant else ()
+
+
+def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
+    if y.is_data:
+        raise NoPathError(DIVISION)
+    if y.is_weight:
+        raise NoPathError(DIVISOR)
+    inverse = 1 / y.uniform if y.uniform else None
+    return _multiply(context, x, Value(1 / y.value, uniform=inverse))
+
+
+def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operand]:
+    """A convolution or a matrix product; ``rest`` tells of which groups."""
+    groups = constants_of(rest)
+    if x.is_data and y.is_data:
+        raise NoPathError(PRODUCT)
+    data = x.is_data or y.is_data
+    if data:
+        note(context, "weight", (x, y))
+
+    def bind(x: jax.Array, y: jax.Array, **precision: Any) -> list[jax.Array]:
+        dtype = context.dtype
+        return context.bind(x, y, *groups, preferred_element_type=dtype, **precision)
+
+    value = None if data else bind(x.value, y.value)[0]
+    mass = _contracted(context, bind, x, y)
+    return [Value(value, mass, leaves=all_leaves((x, y)))]
+
+
+def _contracted(
+    context: Context, bind: Callable[..., list[jax.Array]], x: Value, y: Value
+) -> Mass:
+    first, second = (x, y) if x.is_data else (y, x)
+
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        ordered = (a, b) if first is x else (b, a)
+        return bind(*ordered, precision=lax.Precision.HIGHEST)[0]
+
+    return context.contract(product, context.mass(first), context.mass(second))
+
+
+def _power(context: Context, x: Value) -> list[Operand]:
+    return _raised(context, x, context.params.get("y", 2))
+
+
+def _power_of(context: Context, x: Value, y: Value) -> list[Operand]:
+    if not y.is_constant:
+        raise NoPathError(POWER if y.is_data else NONLINEAR)
+    return _raised(context, x, y.uniform)
+
+
+def _raised(context: Context, x: Value, exponent: float | None) -> list[Operand]:
+    """The product of as many equal weights."""
+    if x.is_data:
+        raise NoPathError(STATISTICS if exponent == 2 else POWER)
+    if exponent is None or not float(exponent).is_integer():
+        raise NoPathError(NONLINEAR)
+    if exponent < 1:
+        raise NoPathError(DIVISOR)
+    factors = itertools.repeat(x, int(exponent))
+    return [functools.reduce(functools.partial(product, context), factors)]
+
+
+# The table.
+
+
+ROUNDING = ("convert_element_type", "reduce_precision")
+"""The primitives that change how numbers are held."""
+
+MOVES = frozenset([*IDENTITIES, *ROUNDING, *MOVING.split()])
+"""The primitives that leave a uniform array uniform."""
+
+RULES = rules(
+    [
+        (_identity, "reduce_precision"),
+        (_converted, "convert_element_type"),
+        (_moving, MOVING),
+        (_summing, "cumsum reduce_sum reduce_window_sum"),
+        (_pad, "pad"),
+        (_negated, "neg"),
+        (_select, "select_n"),
+        (_concatenate, "concatenate stack"),
+        (_update_slice, "dynamic_update_slice"),
+        (_multiply, "mul"),
+        (_divide, "div"),
+        (_contract, "conv_general_dilated dot_general ragged_dot_general"),
+        (_power, "integer_pow square"),
+        (_power_of, "pow"),
+    ]
+)

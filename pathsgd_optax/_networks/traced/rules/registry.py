@@ -1,0 +1,260 @@
+"""The registry of path rules, and how an equation finds its own."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeGuard
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+
+from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.inputs import (
+    IDENTITIES,
+    entered,
+    given,
+    is_given,
+    scaled,
+)
+from pathsgd_optax._networks.traced.rays import Step
+from pathsgd_optax._networks.traced.reasons import (
+    DEVICES,
+    NONLINEAR,
+    ORDER,
+    ROOT,
+    SPECTRUM,
+    UNKNOWN,
+)
+from pathsgd_optax._networks.traced.rules import (
+    comparisons as _comparisons,
+    pooling as _pooling,
+    primitives as _primitives,
+    scatters as _scatters,
+    solves as _solves,
+    sums as _sums,
+)
+from pathsgd_optax._networks.traced.rules.comparisons import stepped
+from pathsgd_optax._networks.traced.rules.lookups import LOOK_UPS
+from pathsgd_optax._networks.traced.rules.operands import Rule, all_leaves, note
+from pathsgd_optax._networks.traced.rules.primitives import MOVES
+from pathsgd_optax._networks.traced.rules.randomness import (
+    DRAWS,
+    check_randomness,
+    randomness,
+)
+from pathsgd_optax._networks.traced.values import (
+    Inputs,
+    NoPathError,
+    Operand,
+    Value,
+    is_traced,
+)
+
+
+RULES: dict[str, Rule] = {
+    **_primitives.RULES,
+    **_comparisons.RULES,
+    **_sums.RULES,
+    **_pooling.RULES,
+    **_scatters.RULES,
+    **_solves.RULES,
+}
+"""The package's own rules, by the names of their primitives."""
+
+CALLS = frozenset(
+    "checkpoint closed_call composite core_call custom_jvp_call custom_vjp_call "
+    "custom_vmap_call jit linear_call pjit remat remat2".split()
+)
+"""The primitives that do nothing but call a function."""
+
+CONTROL_FLOW = frozenset(["cond", "scan", "while"])
+"""The primitives that decide which functions they call, or how often."""
+
+CUSTOM: dict[str, Rule] = {}
+"""The rules of `register_path_rule`, by the names of their primitives.
+
+A network keeps those that it was traced with.
+"""
+
+PLACEMENTS = frozenset(["reshard", "sharding_constraint"])
+"""The primitives that tell on which devices an array is."""
+
+ROOTS = frozenset(["cbrt", "rsqrt", "sqrt"])
+"""The primitives by which a weight is normalised."""
+
+SMALL = 2**12
+"""The most entries of a constant that is computed when the network is traced."""
+
+
+def register_path_rule(
+    primitive: Primitive, rule: Callable[..., jax.Array | Sequence[jax.Array]]
+) -> None:
+    r"""Tells what an operation does to path masses, for every network traced later.
+
+    The mass of a value is the sum, over the paths that lead to it, of the products of
+    their weights' :math:`|w_e|^p`. A rule must be linear in the masses together, for
+    example the sum of them where the operation selects one of several values.
+
+    Args:
+      primitive: a JAX primitive that the package has no rule for; one of your own, or
+        one of `jax.extend.core.primitives`. A rule registered before is replaced.
+      rule: ``rule(*operands, **params)`` gets, for each operand that depends on the
+        inputs or on parameters, its non-negative masses, in the operand's shape, and
+        the others as they are. It returns the masses of the result, or a sequence of
+        them if there are several results. ``params`` are the primitive's.
+
+    Raises:
+      ValueError: if the package has a rule for the primitive.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import pathsgd_optax as pathsgd
+      >>> pathsgd.register_path_rule(  # a 1-Lipschitz function through 0
+      ...     jax.extend.core.primitives.sin_p, lambda mass, **params: mass)
+      >>> params = jnp.array([[3.0]])
+      >>> network = pathsgd.trace_network(
+      ...     lambda w, x: jnp.sin(x @ w), params, jnp.ones((1, 1)))
+      >>> print(pathsgd.path_norm(network, params))
+      3.0
+
+    References:
+      Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
+      Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (5).
+    """
+    name = primitive.name
+    if name in {*RULES, *IDENTITIES, *CALLS, *CONTROL_FLOW} or name.startswith(DRAWS):
+        raise ValueError(
+            f"the primitive {name} has a path rule of the package's, and another one "
+            "would change networks that others trace. Define a primitive of your own."
+        )
+    CUSTOM[name] = functools.partial(_custom, rule)
+
+
+def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
+    """The results of an equation."""
+    name = context.eqn.primitive.name
+    if not all_constant(operands):
+        check_randomness(context, operands)
+    if name in PLACEMENTS:
+        return list(operands)
+    if all_constant(operands):
+        return _constant(context, *operands)
+    if all(map(is_given, operands)):
+        return _given(context, *operands)
+    if name in IDENTITIES:
+        return list(operands)
+    if any(isinstance(x, Step) for x in operands):
+        return stepped(context, *operands)
+    operands = entered(context, [_cast(context, x) for x in operands])
+    if any(isinstance(x, Inputs) for x in operands):
+        return LOOK_UPS[name](context, *operands)
+    rule: Rule | None = RULES.get(name) or context.custom.get(name)
+    if rule is None:
+        raise NoPathError(_unknown(name, operands))
+    return rule(context, *operands)
+
+
+def _given(context: Context, *operands: Any) -> list[Operand]:
+    """What the inputs and constants make, with its paths where it scales and shifts."""
+    results = given(context, *operands)
+    rule = RULES.get(context.eqn.primitive.name)
+    if rule is None:
+        return results
+    affine = scaled(context, rule, [_cast(context, x) for x in operands])
+    return [
+        dataclasses.replace(x, affine=affine) if isinstance(x, Inputs) else x
+        for x in results
+    ]
+
+
+def _unknown(name: str, operands: Sequence[Operand]) -> str:
+    """What is wrong with an operation that has no rule."""
+    if name == "fft":
+        return SPECTRUM
+    if name == "shard_map":
+        return DEVICES
+    if name in ("argmax", "argmin"):
+        return ORDER
+    if any(isinstance(x, Value) and x.is_data for x in operands):
+        return UNKNOWN
+    return ROOT if name in ROOTS else NONLINEAR
+
+
+def all_constant(operands: Sequence[Operand]) -> bool:
+    """Whether nothing depends on the inputs or on parameters."""
+    return all(map(_is_constant, operands))
+
+
+def _is_constant(x: Operand) -> TypeGuard[Value]:
+    return isinstance(x, Value) and x.is_constant
+
+
+def constant(array: Any) -> Value:
+    """What depends neither on the inputs nor on parameters."""
+    if is_traced(array):
+        return Value(array)
+    with jax.ensure_compile_time_eval():
+        return Value(jnp.asarray(array), uniform=_uniform(array))
+
+
+def _uniform(array: np.ndarray | jax.Array) -> float | None:
+    """The number that all entries of an array are, if there is one."""
+    kinds = (jnp.floating, jnp.integer)
+    if array.size == 0 or not any(jnp.issubdtype(array.dtype, x) for x in kinds):
+        return None
+    entries = np.ravel(array)
+    return float(entries[0]) if np.all(entries == entries[0]) else None
+
+
+def _constant(context: Context, *operands: Any) -> list[Operand]:
+    random = randomness(context, operands)
+    results = _computed(context, *operands)
+    return [dataclasses.replace(result, random=random) for result in results]
+
+
+def _computed(context: Context, *operands: Any) -> list[Value]:
+    """Constants, at once, if all is known and small: they may decide on the paths."""
+    eqn, arrays = context.eqn, [x.value for x in operands]
+    small = all(v.aval.size <= SMALL for v in eqn.outvars)
+    if small and not eqn.effects and not any(map(is_traced, arrays)):
+        with jax.ensure_compile_time_eval():
+            return [constant(result) for result in context.bind(*arrays)]
+    moved = eqn.primitive.name in MOVES and len(operands) == 1
+    uniform = operands[0].uniform if moved else None
+    return [Value(result, uniform=uniform) for result in context.bind(*arrays)]
+
+
+def _cast(context: Context, x: Operand) -> Operand:
+    """Constants that meet paths get their dtype."""
+    if _is_constant(x):
+        if jnp.issubdtype(x.value.dtype, jnp.floating):
+            return dataclasses.replace(x, value=x.value.astype(context.dtype))
+    return x
+
+
+def _custom(
+    rule: Callable[..., Any], context: Context, *operands: Value
+) -> list[Operand]:
+    paths = [context.mass(x) for x in operands if not x.is_constant]
+
+    def nth_result(k: int, *masses: jax.Array) -> jax.Array:
+        rest = iter(masses)
+        arrays = (x.value if x.is_constant else next(rest) for x in operands)
+        results = rule(*arrays, **context.params)
+        return results if isinstance(results, jax.Array) else results[k]
+
+    values: list[Any] = [None] * len(context.eqn.outvars)
+    if any(x.is_data for x in operands):
+        note(context, "weight", operands)
+    else:
+        values = context.bind(*(x.value for x in operands))
+    return [
+        Value(
+            value,
+            context.linear(functools.partial(nth_result, k), *paths),
+            leaves=all_leaves(operands),
+        )
+        for k, value in enumerate(values)
+    ]

@@ -1,0 +1,347 @@
+"""Scans of a traced network: `lax.scan` on path values, and its reverse pass.
+
+Forwards, a scan keeps what it carried into each step. Backwards, another one runs each
+step again, on a tape of its own, and carries the slopes.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Jaxpr, JaxprEqn
+
+from pathsgd_optax._networks.traced import mass as _mass
+from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.inputs import is_binary, is_given, parts, units
+from pathsgd_optax._networks.traced.mass import Mass
+from pathsgd_optax._networks.traced.rays import Ray
+from pathsgd_optax._networks.traced.tape import Tape
+from pathsgd_optax._networks.traced.values import (
+    Inputs,
+    NoPathError,
+    Operand,
+    Uses,
+    Value,
+)
+from pathsgd_optax._numerics.meshes import alike
+
+
+CARRIED = Ray(name="carried")
+"""The ray of all that a scan carries, between two steps: a carry has one structure."""
+
+Body: TypeAlias = Callable[[Context, Sequence[Operand]], list[Operand]]
+"""The results of a step: what is carried on, then a row of each stack."""
+
+
+Step: TypeAlias = Callable[..., tuple[list[Operand], list[Operand]]]
+"""``step(context, operands)``: what is carried on, and a row of each stack."""
+
+
+class Operands(NamedTuple):
+    """The operands of a scan, or what they are in one step."""
+
+    constants: list[Operand]
+    carry: list[Operand]
+    rows: list[Operand]
+
+
+def scan(context: Context, body: Body, operands: Operands) -> list[Operand]:
+    """The results of a scan with this body."""
+    length = context.params["length"]
+    operands = Operands(*([*map(_alone, part)] for part in operands))
+    operands = Operands(
+        [_repeated(x, length) for x in operands.constants],
+        operands.carry,
+        _each(functools.partial(_stacked, length=length), operands.rows),
+    )
+    step = functools.partial(_step, body)
+    operands = operands._replace(carry=_stable(context, step, operands))
+    after, stacks, before = _forward(context, step, operands)
+    results = [*map(_renamed, after), *_each(_unstacked, stacks)]
+    if context.tape is None:
+        return results
+    pull = functools.partial(_backward, context, step, operands, before)
+    sources = _masses([*itertools.chain(*operands)])
+    return _with_masses(
+        results, context.tape.record(_masses(results), sources, pull, True)
+    )
+
+
+def parted(operands: Sequence[Operand], eqn: JaxprEqn, body: Jaxpr) -> Operands:
+    """Constants, carry and rows, told apart by the axis that only rows lose.
+
+    What a scan's parameters say of it differs between versions of JAX.
+    """
+    rows = sum(map(_is_row, eqn.invars, body.invars))
+    carried = len(eqn.outvars) - sum(map(_is_row, eqn.outvars, body.outvars))
+    ends = (len(operands) - rows - carried, len(operands) - rows)
+    return Operands(
+        list(operands[: ends[0]]),
+        list(operands[slice(*ends)]),
+        list(operands[ends[1] :]),
+    )
+
+
+def _is_row(outer: Any, inner: Any) -> bool:
+    return len(outer.aval.shape) > len(inner.aval.shape)
+
+
+# One step, and all of them.
+
+
+def _step(
+    body: Body, context: Context, operands: Operands
+) -> tuple[list[Operand], list[Operand]]:
+    """What is carried on, in the form of what was carried, and the rows."""
+    constants, carry, rows = operands
+    results = body(context, [*constants, *map(_renamed, carry), *rows])
+    pairs = zip(results, carry, strict=False)
+    rows = [*map(_alone, results[len(carry) :])]
+    return [_like(context, *pair) for pair in pairs], rows
+
+
+def _forward(
+    context: Context, step: Step, operands: Operands
+) -> tuple[list[Operand], list[Operand], list[Operand]]:
+    """What is carried in the end, the stacks, and what was carried into each step."""
+    quiet = dataclasses.replace(context, uses=Uses(), tape=None)
+    keep = context.tape is not None
+
+    def scanned(carry: list[Operand], rows: list[Operand]) -> Any:
+        after, outs = step(quiet, operands._replace(carry=carry, rows=rows))
+        return _each(_sealed, after), (outs, carry if keep else [])
+
+    carry = _each(_sealed, operands.carry)
+    course, constants = _course(context), operands.constants
+    after, (stacks, before) = _run(scanned, carry, operands.rows, constants, course)
+    return after, stacks, before
+
+
+def _backward(
+    context: Context,
+    step: Step,
+    operands: Operands,
+    before: list[Operand],
+    slopes: list[Mass],
+) -> list[Mass]:
+    """The slopes of constants, carry and rows, from those of the results."""
+    carried = len(_masses(before))
+
+    def scanned(state: tuple[list[Mass], list[Mass]], saved: Any) -> Any:
+        leaving, totals = state
+        carry, rows, stacks = saved
+        found = _slopes_of_step(
+            context, step, Operands(operands.constants, carry, rows), leaving + stacks
+        )
+        added = functools.partial(_mass.sum_by, operator.add)
+        totals = [_sealed(added(*x)) for x in zip(totals, found[0], strict=True)]
+        return ([_sealed(x) for x in found[1]], totals), found[2]
+
+    course = _course(context)
+    (leaving, totals), rows = _run(
+        scanned,
+        (
+            [_sealed(x) for x in slopes[:carried]],
+            [_mass.zeros_like(x) for x in _masses(operands.constants)],
+        ),
+        (
+            before,
+            operands.rows,
+            [_stacked(x, course["length"]) for x in slopes[carried:]],
+        ),
+        operands.constants,
+        course | {"reverse": not course["reverse"]},
+    )
+    return [*totals, *leaving, *map(_with_rows, rows)]
+
+
+def _slopes_of_step(
+    context: Context, step: Step, operands: Operands, slopes: Sequence[Mass]
+) -> list[list[Mass]]:
+    """The slopes of constants, carry and rows, from those of a step's results."""
+    tape = Tape(context.tape.damping if context.tape else None)
+    operands = Operands(*(_each(tape.leaf, part) for part in operands))
+    context = dataclasses.replace(context, uses=Uses(), tape=tape)
+    after, outs = step(context, operands)
+    ends = list(zip(_masses(after + outs), slopes, strict=True))
+    leaves = [_masses(part) for part in operands]
+    slopes = tape.slopes(ends, [*itertools.chain(*leaves)])
+    found = map(_mass.collapsed, slopes)
+    return [list(itertools.islice(found, len(part))) for part in leaves]
+
+
+def _run(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    rows: Any,
+    constants: list[Operand],
+    course: dict[str, Any],
+) -> Any:
+    """`lax.scan`, whose carry varies from the start over what it will vary over."""
+    carry, rows, _ = alike((carry, rows, constants))
+
+    def alike_step(carry: Any, row: Any) -> tuple[Any, Any]:
+        after, out = step(carry, row)
+        return alike((carry, after))[1], out
+
+    return lax.scan(alike_step, carry, rows, **course)
+
+
+def _course(context: Context) -> dict[str, Any]:
+    return {name: context.params[name] for name in ("length", "reverse", "unroll")}
+
+
+# What is carried.
+
+
+def _stable(context: Context, step: Step, operands: Operands) -> list[Operand]:
+    """The carry as what it is after a step: zeros become data, once data is added.
+
+    If a step doesn't take constants, such as a ReLU of weights times zeros, it may take
+    data from the start, which is what it gets later.
+    """
+    carry = [_like(context, x, x) for x in operands.carry]
+    try:
+        return _closed(context, step, operands, carry)
+    except ValueError:
+        data = [_as_data(context, x) for x in carry]
+        if _structure(data) == _structure(carry):
+            raise
+        with contextlib.suppress(ValueError):
+            return _closed(context, step, operands, data)
+        raise
+
+
+def _closed(
+    context: Context, step: Step, operands: Operands, carry: list[Operand]
+) -> list[Operand]:
+    """The carry, joined with what it is after steps until that changes nothing."""
+    quiet = dataclasses.replace(context, tape=None)
+    first = jax.tree.map(lambda x: x[0], operands.rows)
+
+    def stepped(context: Context, carry: list[Operand], rows: list[Operand]) -> Any:
+        return step(context, operands._replace(carry=carry, rows=rows))
+
+    while True:
+        trial = dataclasses.replace(quiet, uses=Uses())
+        once = functools.partial(stepped, trial)
+        after, _ = jax.eval_shape(once, _each(_sealed, carry), first)
+        joined = [_like(context, *pair) for pair in zip(carry, after, strict=True)]
+        if _structure(joined) == _structure(carry):
+            context.uses.update(trial.uses)
+            return joined
+        carry = joined
+
+
+def _as_data(context: Context, x: Operand) -> Operand:
+    """A floating constant as paths from a unit that is always 1."""
+    if not (isinstance(x, Value) and x.is_constant):
+        return x
+    floating = jnp.issubdtype(x.value.dtype, jnp.floating)
+    return context.settle(x) if floating else x
+
+
+def _structure(carry: list[Operand]) -> Any:
+    return jax.tree.structure(_each(_sealed, carry))
+
+
+def _like(context: Context, x: Operand, other: Operand) -> Operand:
+    """``x``, as what ``other`` is if that is more, so that a scan can carry both."""
+    if is_given(x) and is_given(other):
+        return _given_like(x, other)
+    if isinstance(x, Inputs) and isinstance(other, Value):
+        x = units(context, x, other)
+    if isinstance(other, Inputs) and isinstance(x, Value):
+        other = units(context, other, x)
+    if not (isinstance(x, Value) and isinstance(other, Value)):
+        raise NoPathError("it carries a comparison, or an order, of values on paths.")
+    mass, leaves = context.settle(x).mass, x.leaves | other.leaves
+    return Value(None, mass, leaves=leaves, ray=CARRIED)
+
+
+def _given_like(x: Inputs | Value, other: Inputs | Value) -> Operand:
+    """``x``, as an array of which the inputs have a say in some entries."""
+    if isinstance(x, Value) and isinstance(other, Value):
+        floating = jnp.issubdtype(x.value.dtype, jnp.floating)
+        same = floating and x.uniform == other.uniform
+        return Value(
+            x.value,
+            uniform=x.uniform if same else None,
+            ray=CARRIED,
+            random=max(x.random, other.random),
+        )
+    binary = is_binary(x) and is_binary(other)
+    known = [z for z in (x, other) if z.value is not None]
+    if not known:
+        return Inputs(binary=binary)
+    [[free], [value]] = parts([x], [known[0].value])
+    return Inputs(jnp.asarray(free), jnp.asarray(value), binary)
+
+
+def _renamed(x: Operand) -> Operand:
+    return x.renamed() if isinstance(x, Value) else x
+
+
+def _alone(x: Operand) -> Operand:
+    if isinstance(x, Inputs):
+        return dataclasses.replace(x, affine=None)
+    return dataclasses.replace(x, terms=()) if isinstance(x, Value) else x
+
+
+def _repeated(x: Operand, length: int) -> Operand:
+    if not isinstance(x, Value):
+        return x
+    leaves = frozenset((leaf, times * length) for leaf, times in x.leaves)
+    return dataclasses.replace(x, leaves=leaves)
+
+
+# Masses among operands.
+
+
+def _masses(operands: Sequence[Operand]) -> list[Mass]:
+    return [x.mass for x in operands if isinstance(x, Value) and x.mass is not None]
+
+
+def _each(
+    function: Callable[[Mass], Mass], operands: Sequence[Operand]
+) -> list[Operand]:
+    """The operands, with the function's results as their masses."""
+    return _with_masses(operands, map(function, _masses(operands)))
+
+
+def _with_masses(operands: Sequence[Operand], masses: Iterable[Mass]) -> list[Operand]:
+    rest = iter(masses)
+    return [
+        dataclasses.replace(x, mass=next(rest))
+        if isinstance(x, Value) and x.mass is not None
+        else x
+        for x in operands
+    ]
+
+
+def _sealed(x: Mass) -> Mass:
+    """A mass as each step has it: without a node, and with a mantissa near 1."""
+    return dataclasses.replace(_mass.normalized(x), node=None)
+
+
+def _stacked(x: Mass, length: int) -> Mass:
+    """What a scan reads row by row, with exponents for each row."""
+    return dataclasses.replace(x, exponent=jnp.broadcast_to(x.exponent, (length,)))
+
+
+def _with_rows(x: Mass) -> Mass:
+    """What a scan wrote row by row, with an exponent that broadcasts to its rows."""
+    rows = x.exponent.reshape(-1, *[1] * (x.mantissa.ndim - 1))
+    return dataclasses.replace(x, exponent=rows, node=None)
+
+
+def _unstacked(x: Mass) -> Mass:
+    """What a scan wrote row by row, with one exponent."""
+    return _mass.collapsed(_with_rows(x))
