@@ -302,28 +302,31 @@ def root(x: Mass, p: float) -> Scaled:
 def factors_of_root(x: Mass, p: float, unit: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two positive factors of ``x**(1/p) / 2**unit``, elementwise; inf for 0.
 
-    Each has half of the exponent, so that they have twice the range of one.
+    The second one has the exponent, as far as it is in range.
     """
-    rest, half = _halves_of_root(x.exponent, unit, p, x.mantissa.dtype)
-    return _root(x.mantissa, rest, half, p), half
+    dtype = x.mantissa.dtype
+    rest, beyond, size = _parts_of_root(x.exponent, unit, p, dtype)
+    return _root(x.mantissa, rest, beyond, p), size
 
 
 @functools.partial(jax.jit, static_argnames=("p", "dtype"))
-def _halves_of_root(
+def _parts_of_root(
     exponent: jax.Array, unit: jax.Array, p: float, dtype: jnp.dtype
 ) -> list[jax.Array]:
     """What to multiply by before a root, and twice after it."""
-    half = (_quotient(exponent, p, dtype) - unit + 1) >> 1
-    whole = 2 * half + unit
+    whole = _quotient(exponent, p, dtype)
+    largest = jnp.int32(-jnp.finfo(dtype).minexp)
+    within = lax.clamp(-largest, whole - unit, largest)
+    parts = [whole - unit - within, within]
     if p.is_integer():
-        return powers_of_two([exponent - int(p) * whole, half], dtype)
-    return [_rest(exponent, whole, p, dtype), power_of_two(half, dtype)]
+        return powers_of_two([exponent - int(p) * whole, *parts], dtype)
+    return [_rest(exponent, whole, p, dtype), *powers_of_two(parts, dtype)]
 
 
 @functools.partial(jax.jit, static_argnames="p")
-def _root(x: jax.Array, rest: jax.Array, half: jax.Array, p: float) -> jax.Array:
+def _root(x: jax.Array, rest: jax.Array, beyond: jax.Array, p: float) -> jax.Array:
     positive = lax.select(x != 0, x, jnp.full_like(x, jnp.inf))
-    return normal(_float_root(positive * rest, p) * half)
+    return normal(_float_root(positive * rest, p) * beyond)
 
 
 def _quotient(exponent: jax.Array, p: float, dtype: jnp.dtype) -> jax.Array:

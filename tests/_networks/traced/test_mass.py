@@ -131,3 +131,15 @@ def test_roots_are_factors_with_finite_inverses(p, exponents):
     first = (np.log2(np.float64(x[1:])) + exponents[1]) / p
     if np.all(np.abs([wanted, first]) < 120):
         np.testing.assert_allclose(logs, wanted, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.5, 4.0])
+@pytest.mark.parametrize("bits", [-110, -60, 0, 80])
+def test_roots_of_any_entry_have_the_range_of_two_factors(p, bits):
+    for exponent in (-250, -120, -60, 60, 120, 160):
+        slope = _mass.Mass(jnp.float32([2.0**bits]), jnp.int32(exponent * p))
+        factors = _mass.factors_of_root(slope, p, jnp.int32(0))
+        found = sum(np.log2(np.float64(np.ravel(factor)[0])) for factor in factors)
+        wanted = (bits + int(exponent * p)) / p
+        if abs(wanted) < 250:
+            np.testing.assert_allclose(found, wanted, atol=1e-4)
