@@ -131,7 +131,7 @@ def set_constants(state: optax.OptState, constants: Any) -> optax.OptState:
       >>> import jax.numpy as jnp
       >>> import pathsgd_optax as pathsgd
       >>> params = {"w": jnp.array([[3.0]]), "v": jnp.array([[1.0]])}
-      >>> scale = jnp.ones(1)
+      >>> scale = jnp.ones((1, 1))
       >>> network = pathsgd.trace_network(
       ...     lambda params, x, scale: x @ params["w"] * scale @ params["v"],
       ...     params, jnp.ones((1, 1)), scale)
