@@ -91,11 +91,11 @@ class Context:
         x = _mass.in_range(x, y)
         mantissa, transpose = self._linearized(function, (x.mantissa, y.mantissa))
         product = _mass.of_product(mantissa, x, y)
-        unit, gain = _mass.unit(product), _mass.gain(product)
+        unit = _mass.unit(product)
 
         def pull(slopes: list[Mass]) -> list[Mass]:
             slope = _mass.in_range(slopes[0], x, y)
-            slack = slope.slack + _mass.SLOPE_SLACK
+            slack, gain = slope.slack + _mass.SLOPE_SLACK, _mass.gain(product)
             of_data, of_weight = transpose(slope.mantissa)
             leaving = _mass.of_product(of_data, slope, y)
             return [
