@@ -84,6 +84,22 @@ class DampingRecord(NamedTuple):
     seconds: float
 
 
+class LanguageRecord(NamedTuple):
+    """A short run of a language model: objectives, in nats a character.
+
+    That of the last steps, that of unseen text, and those on the way.
+    """
+
+    optimizer: str
+    init: str
+    learning_rate: float
+    seed: int
+    train_loss: float
+    validation_loss: float
+    losses: list[float]
+    seconds: float
+
+
 class Run(NamedTuple):
     """What a command ran with, and on."""
 
@@ -93,7 +109,16 @@ class Run(NamedTuple):
     device: dict[str, Any]
 
 
-Line = TypeVar("Line", Record, Candidate, SizeRecord, ToyUpdate, DampingRecord, Run)
+Line = TypeVar(
+    "Line",
+    Record,
+    Candidate,
+    SizeRecord,
+    ToyUpdate,
+    DampingRecord,
+    LanguageRecord,
+    Run,
+)
 
 
 @dataclass(frozen=True)
@@ -286,10 +311,14 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _null(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_null(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _nan(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_nan(entry) for entry in value]
     return math.nan if value is None else value
 
 

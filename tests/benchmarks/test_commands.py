@@ -12,6 +12,7 @@ from benchmarks import (
     learning_curves,
     network_size,
     results,
+    transformer,
     unbalanced,
 )
 
@@ -63,12 +64,15 @@ MAINS = {
 }
 
 
-@pytest.mark.parametrize(("name", "other"), [*itertools.permutations(MAINS, 2)])
+ALL = {**MAINS, "transformer": transformer.main}
+
+
+@pytest.mark.parametrize(("name", "other"), [*itertools.permutations(ALL, 2)])
 def test_the_folder_of_another_command_is_refused(name, other, tmp_path, capsys):
     results.record_run(tmp_path, other, {"seeds": 1})
     before = sorted(tmp_path.iterdir())
     with pytest.raises(SystemExit) as end:
-        MAINS[name](["--preset=smoke", f"--output={tmp_path}"])
+        ALL[name](["--preset=smoke", f"--output={tmp_path}"])
     assert end.value.code == 2
     message = f"holds the results of benchmarks.{other}, not those of benchmarks.{name}"
     assert message in capsys.readouterr().err

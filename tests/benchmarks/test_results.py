@@ -10,6 +10,7 @@ import pytest
 from benchmarks.results import (
     Candidate,
     Journal,
+    LanguageRecord,
     Record,
     Run,
     Series,
@@ -67,6 +68,17 @@ def test_a_diverged_loss_is_null(journal, loss):
     journal.append(record(loss=loss))
     assert strictly(journal.path.read_text())["train_loss"] is None
     assert math.isnan(journal.read()[0].train_loss)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_a_diverged_loss_in_a_list_is_null(tmp_path, loss):
+    journal = Journal(tmp_path / "runs.jsonl", LanguageRecord)
+    journal.append(
+        LanguageRecord("adam", "balanced", 0.1, 0, loss, loss, [4.0, loss], 0.5)
+    )
+    assert strictly(journal.path.read_text())["losses"] == [4.0, None]
+    first, last = journal.read()[0].losses
+    assert first == 4.0 and math.isnan(last)
 
 
 @pytest.mark.parametrize("torn", ["{", '{"dataset": "digits"}', "null"])

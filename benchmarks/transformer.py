@@ -1,0 +1,150 @@
+"""A small language model, by optimizer, start and step size; the paper has none.
+
+Run it as ``python -m benchmarks.transformer``. It learns the sources of Python's
+standard library, or ``--text FILE``, character by character. Step sizes are those of a
+grid with a factor of two, which goes on while the best one lies at an end. What is in
+the output folder is kept: the same command goes on where it was interrupted, and more
+optimizers or seeds are added to what was recorded.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import commands, language, results, sweep_figures, sweeps, text, train
+from benchmarks.language import OPTIMIZERS
+from benchmarks.results import Journal, LanguageRecord
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "laptop": {
+        "heads": 3,
+        "blocks": 2,
+        "steps": 400,
+        "seeds": 3,
+        "optimizers": ("adam", "lamb", "muon", "path_adam"),
+    },
+    "smoke": {
+        "heads": 1,
+        "blocks": 1,
+        "steps": 20,
+        "seeds": 1,
+        "optimizers": ("adam", "lamb"),
+    },
+}
+
+
+class Case(NamedTuple):
+    """A run: the first fields of its record."""
+
+    optimizer: str
+    init: str
+    learning_rate: float
+    seed: int
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+      arguments: those of the command line, or None for the process's own.
+
+    Returns:
+      The exit code.
+    """
+    parser = _parser()
+    options = commands.parse(parser, PRESETS, arguments)
+    try:
+        task, journal = _open(options)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    try:
+        for name in dict.fromkeys(options.optimizers):
+            _search(name, task, options.seeds, journal)
+    except KeyboardInterrupt:
+        return commands.interrupted(options.output)
+    figure = options.output / "transformer.png"
+    sweep_figures.draw_sweeps(journal.read(), figure)
+    sweeps.print_table(journal.read())
+    print(f"Figure: {figure}")
+    return 0
+
+
+def _parser() -> commands.Parser:
+    parser = commands.Parser(
+        prog="python -m benchmarks.transformer",
+        description="Final losses of a small language model against the step size.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--text", type=Path, help="file to learn; without it Python's own sources")
+    add("--output", type=Path, default=Path("transformer"), help="folder to fill")
+    add(
+        "--optimizers",
+        nargs="+",
+        choices=OPTIMIZERS,
+        metavar="NAME",
+        help=f"some of {', '.join(OPTIMIZERS)}",
+    )
+    add("--heads", type=commands.positive, help="attention heads, of 16 coordinates")
+    add("--blocks", type=commands.positive, help="blocks of attention and ReLU units")
+    add("--batch-size", type=commands.positive, default=16, help="pieces of text")
+    add("--steps", type=commands.positive, help="minibatches of a run")
+    add("--seeds", type=commands.positive, help="runs of each kind")
+    return parser
+
+
+def _open(options: argparse.Namespace) -> tuple[language.Task, Journal[LanguageRecord]]:
+    """What to learn, and the records in the output folder, all of that task."""
+    results.check_command(options.output, "transformer")
+    learned = text.read(options.text) if options.text else text.python_sources()
+    names = "heads", "blocks", "batch_size", "steps"
+    sizes = {name: vars(options)[name] for name in names}
+    journal = Journal(options.output / "transformer.jsonl", LanguageRecord)
+    source = {"text": f"{learned.name} ({learned.digest[:12]})"}
+    results.open_journals(options.output, source | sizes, journal)
+    results.record_run(options.output, "transformer", vars(options) | source)
+    return language.Task(learned, **sizes), journal
+
+
+def _search(
+    name: str, task: language.Task, seeds: int, journal: Journal[LanguageRecord]
+) -> None:
+    """Trains with the step sizes of the grid, and with those that they lead to."""
+    make = language.maker(task, name)
+    recorded = (record.learning_rate for record in _runs_of(name, journal))
+    rates = [*dict.fromkeys((*OPTIMIZERS[name].learning_rates, *recorded))]
+    while rates:
+        _train(task, make, _cases(name, rates, seeds), journal)
+        rates = sweeps.beyond(_runs_of(name, journal))
+
+
+def _runs_of(name: str, journal: Journal[LanguageRecord]) -> list[LanguageRecord]:
+    return [record for record in journal.read() if record.optimizer == name]
+
+
+def _cases(name: str, rates: Sequence[float], seeds: int) -> Iterator[Case]:
+    for rate, init, seed in itertools.product(rates, train.INITS, range(seeds)):
+        yield Case(name, init, rate, seed)
+
+
+def _train(
+    task: language.Task,
+    make: train.MakeOptimizer,
+    cases: Iterable[Case],
+    journal: Journal[LanguageRecord],
+) -> None:
+    """Trains what isn't recorded yet."""
+    recorded = {record[: len(Case._fields)] for record in journal.read()}
+    missing = [case for case in cases if case not in recorded]
+    with commands.progress("runs") as progress:
+        for case in progress.track(missing):
+            outcome = language.run(task, make, case.learning_rate, case.init, case.seed)
+            journal.append(LanguageRecord(*case, *outcome))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
