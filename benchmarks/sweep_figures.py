@@ -89,7 +89,7 @@ def _style(axes: Axes, x: str, y: str, drawn: Sweeps) -> None:
     axes.margins(x=0.02)
     lowest = min(sweep.median(sweep.best) for sweep in drawn.values())
     if math.isfinite(lowest):
-        axes.set_ylim(0.97 * lowest, HIGHEST * lowest)
+        axes.set_ylim(0.95 * lowest, HIGHEST * lowest)
 
 
 def _add_legend(figure: Figure, drawn: Sweeps) -> None:
