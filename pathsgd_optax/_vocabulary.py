@@ -1,12 +1,16 @@
 """The vocabulary of the package: types, argument checks and messages."""
 
+import functools
+import inspect
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 
 Params: TypeAlias = Any
@@ -56,9 +60,20 @@ def check_count(value: int | None, name: str) -> None:
         raise ValueError(f"{name} must be at least 1 (or None), but got {value!r}.")
 
 
+def check_flags(**values: Any) -> None:
+    """Raises a ValueError where one of them is neither True nor False, by its name."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(
+                f"{name} must be True or False, fixed before jit, but got "
+                f"{described(value)}."
+            )
+
+
 def check_scalar(value: Any, name: str) -> None:
     """Raises a ValueError where ``value`` is no number, as an array or without."""
-    if isinstance(value, bool) or not (isinstance(value, Real) or _is_scalar(value)):
+    known = _is_number if isinstance(value, Real) else _is_scalar
+    if not known(value):
         raise ValueError(
             f"{name} must be a number or a scalar array, but got {described(value)}."
         )
@@ -69,6 +84,11 @@ def check_damping(value: Any) -> None:
     check_scalar(value, "damping")
     if isinstance(value, Real):
         check_non_negative(float(value), "damping")
+
+
+def is_integer(value: Any) -> bool:
+    """Whether ``value`` is an int, of Python or NumPy, and no flag."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def is_zero(value: Scalar) -> bool:
@@ -89,19 +109,51 @@ def check_bound(value: Any, name: str) -> None:
         raise ValueError(f"{name} must be at least 0 (or jnp.inf), but got {value!r}.")
 
 
-def check_schedule(value: Any, name: str) -> None:
-    """Raises a ValueError where ``value`` is neither a number nor a schedule."""
+def scheduled(value: Any, name: str) -> optax.ScalarOrSchedule:
+    """The number, or the schedule, each number of which will be checked."""
     if not callable(value):
         check_scalar(value, name)
+        return value
+    check_function(value, name, "the number of updates")
+
+    @functools.wraps(value)
+    def checked(count: jax.Array) -> jax.Array:
+        number = value(count)
+        check_scalar(number, f"{name.partition(',')[0]}(count)")
+        return number
+
+    return checked
+
+
+def check_function(value: Callable[..., Any], name: str, argument: str) -> None:
+    """Raises a ValueError where ``value`` can't be called with one argument."""
+    if isinstance(value, type):
+        given = described(value)
+    elif not _takes_one(value):
+        given = f"one of {inspect.signature(value)}"
+    else:
+        return
+    raise ValueError(f"{name} must be a function of {argument}, but got {given}.")
 
 
 def check_transformation(value: Any, name: str) -> None:
     """Raises a ValueError where ``value`` has not the two functions of Optax's."""
-    if not (hasattr(value, "init") and hasattr(value, "update")):
+    functions = (getattr(value, "init", None), getattr(value, "update", None))
+    if not all(map(callable, functions)):
         raise ValueError(
             f"{name} must be a gradient transformation, such as optax.adam(1e-3), but "
             f"got {described(value)}."
         )
+
+
+def as_array(value: Any, name: str) -> jax.Array:
+    """``value`` as an array of numbers, or keys; raises where it can be none."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be a number or an array, but got {described(value)}."
+        ) from error
 
 
 def _static(value: Any, name: str) -> float:
@@ -112,8 +164,24 @@ def _static(value: Any, name: str) -> float:
     return float(value)
 
 
+def _is_number(value: Real) -> bool:
+    return not (isinstance(value, bool) or math.isnan(value))
+
+
 def _is_scalar(value: Any) -> bool:
-    return getattr(value, "shape", None) == () and hasattr(value, "dtype")
+    return getattr(value, "shape", None) == () and is_real(value)
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # It is written in C.
+        return True
+    try:
+        signature.bind(None)
+    except TypeError:
+        return False
+    return True
 
 
 def described(value: Any) -> str:
@@ -122,6 +190,8 @@ def described(value: Any) -> str:
         return repr(value)
     if isinstance(value, jax.Array | np.ndarray):
         return f"an array {value.dtype}{list(value.shape)}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
     return f"a {type(value).__name__}"
 
 
@@ -133,7 +203,17 @@ def path_dtype(*leaves: jax.Array) -> jnp.dtype:
 
 def is_floating(value: Any) -> bool:
     """Whether ``value`` is an array, of JAX or NumPy, of a floating dtype."""
-    return hasattr(value, "dtype") and bool(jnp.issubdtype(value.dtype, jnp.floating))
+    return _is_of(value, jnp.floating)
+
+
+def is_real(value: Any) -> bool:
+    """Whether ``value`` is an array of integers or of a floating dtype."""
+    return _is_of(value, jnp.integer) or _is_of(value, jnp.floating)
+
+
+def _is_of(value: Any, kind: type[Any]) -> bool:
+    dtype = getattr(value, "dtype", None)
+    return isinstance(dtype, np.dtype) and bool(jnp.issubdtype(dtype, kind))
 
 
 def canonical(dtype: jnp.dtype) -> jnp.dtype:

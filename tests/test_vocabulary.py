@@ -1,5 +1,6 @@
 """Arguments that are numbers: what is accepted, and what the messages say."""
 
+import functools
 from fractions import Fraction
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import linen as nn
+from flax import linen as nn, nnx
 
 import pathsgd_optax as pathsgd
 from tests import networks
@@ -68,7 +69,7 @@ def test_any_real_number_is_an_order(p):
 @pytest.mark.parametrize("name", ["exponent", "damping"])
 @pytest.mark.parametrize("value", [-1.0, -1e-9, float("nan"), float("inf")])
 def test_a_negative_exponent_or_damping_is_refused(name, value):
-    with pytest.raises(ValueError, match=rf"{name} must be finite and at least 0.*got"):
+    with pytest.raises(ValueError, match=rf"{name} must be (finite|a number).*but got"):
         pathsgd.scale_by_path_norm(**{name: value})
 
 
@@ -189,7 +190,7 @@ def test_what_is_no_transformation_is_refused_when_made(name, value):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("value", [-1, -0.1, float("nan")])
+@pytest.mark.parametrize("value", [-1, -0.1, -float("inf")])
 def test_a_bound_below_zero_is_refused_when_made(value):
     with pytest.raises(ValueError, match=r"max_norm must be at least 0 .*but got"):
         pathsgd.clip_by_path_metric(value)
@@ -219,6 +220,181 @@ def test_static_arguments_are_named_where_hyperparameters_are_injected(name, val
     with pytest.raises(ValueError, match=message) as error:
         inject(**{name: value}).init(PARAMS)
     assert "\n" not in str(error.value)
+
+
+# Flags, schedules and other functions.
+
+PLAIN = nn.Dense(3, use_bias=False)
+
+FLAGS = {
+    pathsgd.path_sgd: ("nesterov", "relative_to_start", "monitor"),
+    pathsgd.path_adagrad: ("relative_to_start", "monitor"),
+    pathsgd.path_rmsprop: ("nesterov", "relative_to_start", "monitor"),
+    pathsgd.path_adam: ("nesterov", "relative_to_start", "monitor"),
+    pathsgd.scale_by_path_norm: ("relative_to_start", "monitor"),
+    pathsgd.precondition_by_path_norm: ("relative_to_start", "monitor"),
+    pathsgd.layered_network: ("scanned",),
+    pathsgd.trace_linen: ("gates",),
+    pathsgd.trace_nnx: ("gates",),
+}
+FIRST = {
+    pathsgd.scale_by_path_norm: (NETWORK,),
+    pathsgd.precondition_by_path_norm: (optax.identity(), NETWORK),
+    pathsgd.layered_network: (PARAMS,),
+    pathsgd.trace_linen: (PLAIN, {"params": PARAMS["Dense_0"]}, np.ones((1, 2))),
+    pathsgd.trace_nnx: (nnx.Linear(2, 3, rngs=nnx.Rngs(0)), np.ones((1, 2))),
+}
+
+
+@pytest.mark.parametrize(
+    "make, name", [(make, name) for make, names in FLAGS.items() for name in names]
+)
+@pytest.mark.parametrize(
+    "value", [1, 0.0, "yes", None, jnp.array(True), PARAMS, MODEL.apply], ids=type
+)
+def test_a_flag_that_is_no_bool_is_refused_when_made(make, name, value):
+    first = FIRST.get(make, (0.1, NETWORK))
+    with pytest.raises(ValueError, match=f"^{name} must be True or False") as error:
+        make(*first, **{name: value})
+    assert "\n" not in str(error.value)
+    make(*first, **{name: np.bool_(False)})
+
+
+def test_flags_can_be_among_injected_hyperparameters():
+    optimizer = optax.inject_hyperparams(pathsgd.path_sgd, "p")(0.1, monitor=True)
+    _, state = jax.jit(optimizer.update)(PARAMS, optimizer.init(PARAMS), PARAMS)
+    assert optax.tree.get(state, "path_metric") > 0
+
+
+@pytest.mark.parametrize("call", TAKES_NUMBER.values(), ids=TAKES_NUMBER)
+@pytest.mark.parametrize("value", [float("nan"), np.float32("nan"), np.bool_(True)])
+def test_what_is_not_a_number_or_a_truth_value_is_no_number(call, value):
+    with pytest.raises(ValueError, match=r"must be a number .*but got"):
+        call(value, NETWORK)
+
+
+SCHEDULED = {
+    "learning_rate": pathsgd.path_adam,
+    "weight_decay": lambda value: pathsgd.path_sgd(0.1, NETWORK, weight_decay=value),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+@pytest.mark.parametrize(
+    "value", [lambda: 0.1, lambda count, params: 0.1, nn.Dense], ids=["0", "2", "type"]
+)
+def test_a_function_that_is_no_schedule_is_refused_when_made(name, value):
+    message = f"^{name}.* must be a function of the number of updates, but got"
+    with pytest.raises(ValueError, match=message) as error:
+        SCHEDULED[name](value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.optax
+@pytest.mark.parametrize("name", SCHEDULED)
+@pytest.mark.parametrize(
+    "value", [jnp.ones(3), "0.1", None, optax.sgd(0.1), jnp.array(True)], ids=type
+)
+def test_a_schedule_of_something_else_than_numbers_is_refused_at_update(name, value):
+    optimizer = SCHEDULED[name](lambda count: value)
+    state = optimizer.init(PARAMS)
+    message = rf"^{name}\(count\) must be a number .*but got"
+    with pytest.raises(ValueError, match=message) as error:
+        optimizer.update(PARAMS, state, PARAMS)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.optax
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        optax.cosine_decay_schedule(0.1, 10),
+        functools.partial(lambda rate, count: rate / (1 + count), 0.1),
+        jax.jit(lambda count: 0.1 / (1 + count)),
+        lambda count, scale=0.1: scale,
+        np.cbrt,
+    ],
+)
+def test_any_function_of_the_count_is_a_schedule(schedule):
+    optimizer = pathsgd.path_sgd(schedule, NETWORK)
+    optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+
+
+@pytest.mark.parametrize("value", [lambda: True, lambda a, b: True, nn.Dense])
+def test_a_function_that_is_no_mask_is_refused_when_made(value):
+    with pytest.raises(ValueError, match="mask must be a function of the params, but"):
+        pathsgd.scale_by_path_norm(mask=value)
+
+
+# Other arguments, of other types.
+
+HIDDEN = networks.dense_tree((2, 3, 1))
+DEEP = pathsgd.layered_network(HIDDEN)
+STATE = pathsgd.path_sgd(0.1, DEEP).init(HIDDEN)
+KEY = jax.random.key(0)
+
+OTHERS = {
+    "layer": lambda value: pathsgd.rescale(DEEP, HIDDEN, value, 0, 2.0),
+    "unit": lambda value: pathsgd.rescale(DEEP, HIDDEN, 0, value, 2.0),
+    "c": lambda value: pathsgd.rescale(DEEP, HIDDEN, 0, 0, value),
+    "key": lambda value: pathsgd.unbalance(DEEP, HIDDEN, value),
+    "count": lambda value: pathsgd.unbalance(DEEP, HIDDEN, KEY, value),
+    "scale": lambda value: pathsgd.unbalance(DEEP, HIDDEN, KEY, 2, value),
+    "sigma": lambda value: pathsgd.unbalance(DEEP, HIDDEN, KEY, 2, 2.0, value),
+    "x": lambda value: pathsgd.layered_network(
+        HIDDEN, apply_fn=networks.apply, x=value
+    ),
+    "module": lambda value: pathsgd.trace_linen(value, {"params": {}}, np.ones((1, 2))),
+    "variables": lambda value: pathsgd.trace_linen(MODEL, value, np.ones((1, 2))),
+    "model": lambda value: pathsgd.trace_nnx(value, np.ones((1, 2))),
+    "constants": lambda value: pathsgd.set_constants(STATE, [value]),
+    "logits": lambda value: pathsgd.truncated_softmax_cross_entropy(
+        value, np.array([1])
+    ),
+    "labels": lambda value: pathsgd.truncated_softmax_cross_entropy(
+        np.ones((1, 2), np.float32), value
+    ),
+}
+TYPES = {"str": "1", "function": MODEL.apply, "class": nn.Dense, "object": object()}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("value", TYPES.values(), ids=TYPES)
+def test_an_argument_of_another_type_is_refused_by_its_name_in_one_line(name, value):
+    with pytest.raises(ValueError, match=rf"\b{name}\b") as error:
+        OTHERS[name](value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize("name", ["layer", "count", "scale", "sigma", "c", "unit"])
+def test_a_truth_value_is_no_number(name):
+    with pytest.raises(ValueError, match=rf"\b{name}\b"):
+        OTHERS[name](True)
+
+
+@pytest.mark.parametrize(
+    "trace, module, remedy",
+    [
+        (pathsgd.trace_nnx, MODEL, "a linen module, .*trace_linen takes"),
+        (
+            lambda module, x: pathsgd.trace_linen(module, {"params": {}}, x),
+            nnx.Linear(2, 3, rngs=nnx.Rngs(0)),
+            "an nnx module, .*trace_nnx takes",
+        ),
+    ],
+    ids=["linen", "nnx"],
+)
+def test_a_module_of_the_other_flax_is_told_apart(trace, module, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        trace(module, np.ones((1, 2)))
+
+
+def test_params_in_the_place_of_variables_are_refused():
+    with pytest.raises(ValueError, match=r'Give params as \{"params": params\}'):
+        pathsgd.trace_linen(PLAIN, PARAMS["Dense_0"], np.ones((1, 2)))
+    network = pathsgd.trace_linen(PLAIN, {"params": PARAMS["Dense_0"]}, np.ones((1, 2)))
+    assert pathsgd.path_norm(network, PARAMS["Dense_0"]) == pytest.approx(6**0.5)
 
 
 def test_zoo_parameters_are_float32_without_x64():

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from pathsgd_optax._vocabulary import described, is_floating
+
 
 THRESHOLD = -11.0
 """The margin below which the exponential is replaced by a parabola."""
@@ -71,9 +73,13 @@ def _truncated_exp(x: jax.Array, peak: jax.Array) -> jax.Array:
 
 def _check(logits: jax.Array, labels: jax.Array) -> None:
     if not isinstance(labels, jax.Array | np.ndarray | np.integer):
-        raise ValueError(f"labels must be an array of class indices, not {labels!r}.")
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise ValueError(f"logits must be of a floating dtype, but are {logits.dtype}.")
+        raise ValueError(
+            f"labels must be an array of class indices, not {described(labels)}."
+        )
+    if not is_floating(logits):
+        raise ValueError(
+            f"logits must be an array of a floating dtype, but got {described(logits)}."
+        )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"labels must be class indices, of an integer dtype, not {labels.dtype}; "

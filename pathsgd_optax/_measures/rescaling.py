@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,17 @@ from pathsgd_optax._numerics.scaled import (
     reciprocal,
     scale_by_power_of_two,
 )
-from pathsgd_optax._vocabulary import Params, Scalar, check_norm_order, path_dtype
+from pathsgd_optax._vocabulary import (
+    Params,
+    Scalar,
+    as_array,
+    check_norm_order,
+    check_scalars,
+    described,
+    is_integer,
+    is_real,
+    path_dtype,
+)
 
 
 NEWTON_STEPS = 20
@@ -71,7 +82,7 @@ def rescale(
     check_layered(network, "rescale")
     network.check(params)
     hidden = network.widths[1:-1]
-    unit, c = jnp.asarray(unit), jnp.asarray(c)
+    unit, c = as_array(unit, "unit"), as_array(c, "c")
     _check_rescaling(hidden, layer, unit, c)
     factors = [jnp.ones(width, _dtype(params)) for width in hidden]
     factors[layer] = factors[layer].at[unit].multiply(c.astype(_dtype(params)))
@@ -133,11 +144,7 @@ def unbalance(
     hidden = network.widths[1:-1]
     if not hidden:
         raise ValueError("The network has no hidden units to rescale.")
-    if not isinstance(count, int) or count < 0 or not scale > 0 or not sigma >= 0:
-        raise ValueError(
-            f"count must be an integer of at least 0, scale positive and sigma at "
-            f"least 0, but got {count=}, {scale=}, {sigma=}."
-        )
+    _check_unbalancing(key, count, scale, sigma)
     factors = _random_factors(key, sum(hidden), count, scale, sigma, _dtype(params))
     ends = [sum(hidden[: k + 1]) for k in range(len(hidden) - 1)]
     if not _is_tracer(factors) and not _all_in_range(factors, params):
@@ -199,12 +206,14 @@ def balance(network: LayeredNetwork, params: Params, p: float = 2) -> Params:
 def _check_rescaling(
     hidden: tuple[int, ...], layer: int, unit: jax.Array, c: jax.Array
 ) -> None:
-    if not 0 <= layer < len(hidden):
+    if not is_integer(layer) or not 0 <= layer < len(hidden):
         raise ValueError(
             f"layer must be one of the {len(hidden)} hidden layers, counted from 0, "
-            f"but got {layer}: the outputs of a network have no outgoing weights."
+            f"but got {described(layer)}: the outputs of a network have no outgoing "
+            "weights."
         )
-    if not jnp.issubdtype(unit.dtype, jnp.integer) or c.shape not in ((), unit.shape):
+    numbers = jnp.issubdtype(unit.dtype, jnp.integer) and is_real(c)
+    if not numbers or c.shape not in ((), unit.shape):
         raise ValueError(
             f"unit must be an integer or an array of integers, and c a number or one "
             f"for each unit, but got {unit.dtype}{unit.shape} and {c.dtype}{c.shape}."
@@ -218,7 +227,23 @@ def _check_rescaling(
         raise ValueError(f"c must be positive and finite, but got {c}.")
 
 
-def _is_tracer(x: jax.Array) -> bool:
+def _check_unbalancing(key: Any, count: Any, scale: Any, sigma: Any) -> None:
+    check_scalars(scale=scale, sigma=sigma)
+    in_range = (_is_tracer(scale) or scale > 0) and (_is_tracer(sigma) or sigma >= 0)
+    if not (is_integer(count) and count >= 0 and in_range):
+        raise ValueError(
+            f"count must be an integer of at least 0, scale positive and sigma at "
+            f"least 0, but got count={described(count)}, {scale=}, {sigma=}."
+        )
+    try:
+        jax.eval_shape(jax.random.split, key)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"key must be one that jax.random.key makes, but got {described(key)}."
+        ) from error
+
+
+def _is_tracer(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer)
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ from jax.tree_util import keystr
 
 from pathsgd_optax._networks.traced.network import TracedNetwork
 from pathsgd_optax._networks.traced.tracing import trace_network
-from pathsgd_optax._vocabulary import Params
+from pathsgd_optax._vocabulary import Params, check_flags, described
 
 
 OPTIONS = ("capture_intermediates", "method", "mutable", "rngs")
@@ -66,6 +66,8 @@ def trace_linen(
       ['layers_1']['bias']    (5,)    bias    1
       ['layers_1']['scale']   (5,)    scale   1
     """
+    check_flags(gates=gates)
+    _check_module(module, variables)
     constants = {name: leaf for name, leaf in variables.items() if name != "params"}
     options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
     inputs, completed = _inputs(x, args, kwargs)
@@ -122,6 +124,12 @@ def trace_nnx(
       >>> [parameter.role for parameter in network.parameters]
       ['bias', 'weight', 'bias', 'weight']
     """
+    check_flags(gates=gates)
+    if not isinstance(model, nnx.Module):
+        raise ValueError(
+            f"model must be an nnx.Module, but got {_kind(model)}. trace_linen takes "
+            "those of linen, and trace_network any function."
+        )
     split: Any = nnx.split
     graph, params, statistics, rest = split(model, nnx.Param, nnx.BatchStat, ...)
     if not jax.tree.leaves(params):
@@ -149,6 +157,25 @@ def trace_nnx(
         return None if itself() is None else nnx.state(itself())
 
     return dataclasses.replace(network, present=present)
+
+
+def _check_module(module: Any, variables: Any) -> None:
+    if not isinstance(module, linen.Module):
+        raise ValueError(
+            f"module must be a linen.Module, but got {_kind(module)}. trace_nnx takes "
+            "those of nnx, and trace_network any function."
+        )
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        raise ValueError(
+            'variables must be the dict that module.init returns, with "params" in it, '
+            f'but got {described(variables)}. Give params as {{"params": params}}.'
+        )
+
+
+def _kind(module: Any) -> str:
+    kinds = {"a linen module, ": linen.Module, "an nnx module, ": nnx.Module}
+    known = [name for name, kind in kinds.items() if isinstance(module, kind)]
+    return "".join(known) + described(module)
 
 
 def _inputs(x: Any, args: Any, kwargs: Any) -> tuple[Any, Callable[[Any], Any]]:

@@ -18,10 +18,11 @@ from pathsgd_optax._optimizers.transforms import (
 from pathsgd_optax._vocabulary import (
     Params,
     Scalar,
+    check_flags,
     check_scalar,
     check_scalars,
-    check_schedule,
     check_transformation,
+    scheduled,
 )
 
 
@@ -106,7 +107,7 @@ def path_sgd(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (8), Algorithm 1.
     """
-    check_schedule(learning_rate, "learning_rate, the first argument,")
+    learning_rate = scheduled(learning_rate, "learning_rate, the first argument,")
     labels = PathScaler(network, p, mask=mask).labels
     return _optimizer(
         scale_by_path_norm(
@@ -196,7 +197,7 @@ def path_adagrad(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with AdaGrad open.
     """
-    check_schedule(learning_rate, "learning_rate, the first argument,")
+    learning_rate = scheduled(learning_rate, "learning_rate, the first argument,")
     labels = PathScaler(network, p, mask=mask).labels
     check_scalars(initial_accumulator_value=initial_accumulator_value, eps=eps)
     adagrad = optax.scale_by_rss(initial_accumulator_value, eps)
@@ -293,7 +294,7 @@ def path_rmsprop(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with adaptive methods open.
     """
-    check_schedule(learning_rate, "learning_rate, the first argument,")
+    learning_rate = scheduled(learning_rate, "learning_rate, the first argument,")
     labels = PathScaler(network, p, mask=mask).labels
     check_scalars(decay=decay, eps=eps)
     rmsprop = optax.scale_by_rms(decay, eps)
@@ -395,9 +396,10 @@ def path_adam(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with Adam open.
     """
-    check_schedule(learning_rate, "learning_rate, the first argument,")
+    learning_rate = scheduled(learning_rate, "learning_rate, the first argument,")
     labels = PathScaler(network, p, mask=mask).labels
     check_scalars(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    check_flags(nesterov=nesterov)
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
     return _optimizer(
         precondition_by_path_norm(
@@ -459,8 +461,9 @@ def _descent(
     """What comes after the scaling by paths, or the fallback."""
     if momentum is not None:
         check_scalar(momentum, "momentum")
+    check_flags(nesterov=nesterov)
     if weight_decay is not None:
-        check_schedule(weight_decay, "weight_decay")
+        weight_decay = scheduled(weight_decay, "weight_decay")
     descent = optax.chain(
         optax.identity() if momentum is None else optax.trace(momentum, nesterov),
         optax.add_decayed_weights(weight_decay)

@@ -8,11 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from pathsgd_optax._networks.network import difference, is_masked, leaf_name
-from pathsgd_optax._vocabulary import Params, described
+from pathsgd_optax._vocabulary import Params, check_function, described
 
 
 Mask: TypeAlias = Params | Callable[[Params], Params]
 """Which parameters to scale: a tree of booleans, or a prefix, or a function to one."""
+
+
+def check_mask(mask: Mask | None) -> None:
+    """Raises a ValueError where a mask is a function, but not one of the params."""
+    if callable(mask) and _is_function(mask):
+        check_function(mask, "mask", "the params")
 
 
 def kept(mask: Mask | None, params: Params) -> Params:

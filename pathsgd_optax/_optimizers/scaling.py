@@ -30,7 +30,7 @@ from pathsgd_optax._networks.network import (
 )
 from pathsgd_optax._numerics.meshes import partitioned, zeros
 from pathsgd_optax._numerics.scaled import log
-from pathsgd_optax._optimizers.masks import Mask, kept
+from pathsgd_optax._optimizers.masks import Mask, check_mask, kept
 from pathsgd_optax._optimizers.part import PartNetwork, part
 from pathsgd_optax._optimizers.states import (
     PathConstantsState,
@@ -50,6 +50,7 @@ from pathsgd_optax._vocabulary import (
     Scalar,
     check_count,
     check_damping,
+    check_flags,
     check_norm_order,
     path_dtype,
 )
@@ -74,6 +75,8 @@ class PathScaler:
         object.__setattr__(self, "p", check_norm_order(self.p))
         check_damping(self.damping)
         check_count(self.update_every, "update_every")
+        check_flags(relative_to_start=self.relative_to_start, monitor=self.monitor)
+        check_mask(self.mask)
 
     def init(self, params: Params) -> ScaleByPathNormState:
         """The state before the first step; raises where params aren't the network's."""

@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.tree_util import keystr
 
 from pathsgd_optax._networks.network import Scaling
 from pathsgd_optax._numerics.serialization import serializable
-from pathsgd_optax._vocabulary import described
+from pathsgd_optax._vocabulary import as_array, described
 
 
 @serializable
@@ -125,7 +126,8 @@ def set_constants(state: optax.OptState, constants: Any) -> optax.OptState:
       The state, with these constants.
 
     Raises:
-      ValueError: if there are no path-normalised transformations in the state.
+      ValueError: if there are no path-normalised transformations in the state, or a
+        leaf of the constants is no array.
 
     Example:
       >>> import jax.numpy as jnp
@@ -147,10 +149,14 @@ def set_constants(state: optax.OptState, constants: Any) -> optax.OptState:
             "optimizer, such as path_sgd(0.1, network).init(params)."
         )
 
+    arrays = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: as_array(leaf, f"constants{keystr(path)}"), constants
+    )
+
     def given(node: Any) -> Any:
         if not _has_constants(node):
             return node
-        return node._replace(constants=jax.tree.map(jnp.array, constants))
+        return node._replace(constants=jax.tree.map(jnp.array, arrays))
 
     return jax.tree.map(given, state, is_leaf=_has_constants)
 

@@ -46,7 +46,14 @@ from pathsgd_optax._numerics.scaled import (
     reciprocal,
     scaled,
 )
-from pathsgd_optax._vocabulary import Params, Scalar, described, is_zero, path_dtype
+from pathsgd_optax._vocabulary import (
+    Params,
+    Scalar,
+    check_flags,
+    described,
+    is_zero,
+    path_dtype,
+)
 
 
 T = TypeVar("T")
@@ -227,6 +234,7 @@ def layered_network(
     """
     if (apply_fn is None) != (x is None):
         raise ValueError("apply_fn and x go together: give both, or neither.")
+    check_flags(scanned=scanned)
     check_whole(params)
     layers = in_order(read_modules(params, scanned))
     network = LayeredNetwork(jax.tree.structure(params), tuple(segments(layers)))

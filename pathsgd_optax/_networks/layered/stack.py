@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathsgd_optax._networks.layered.segments import Weights
-from pathsgd_optax._vocabulary import Params
+from pathsgd_optax._vocabulary import Params, described, is_floating
 
 
 ApplyFn = Callable[[Params, Any], jax.Array]
@@ -35,24 +35,45 @@ def check_stack(
     It takes shapes only, and draws the numbers, for zeros would hide a layer. Inside of
     a jitted function, too, they are computed at once.
     """
+    if not (hasattr(x, "shape") and hasattr(x, "dtype")):
+        raise ValueError(
+            f"x must be an array, a batch of examples, but got {described(x)}."
+        )
     rng = np.random.default_rng(0)
     with jax.ensure_compile_time_eval(), jax.default_matmul_precision("highest"):
         drawn = jax.tree.map(lambda leaf: _weights(rng, leaf), params)
         stack = split(drawn)
         for gain in GAINS:
             inputs = _inputs(rng, x, gain)
-            outputs = apply_fn(drawn, inputs)
+            outputs = _outputs(apply_fn, drawn, inputs)
             _compare(np.asarray(inputs, np.float64), outputs, stack)
+
+
+def _outputs(apply_fn: ApplyFn, params: Params, x: jax.Array) -> jax.Array:
+    try:
+        outputs = apply_fn(params, x)
+    except Exception as error:
+        said = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            "apply_fn(params, x) fails on params of these shapes and x of shape "
+            f"{x.shape}, with {type(error).__name__}: {said} It takes these two; with "
+            'linen, lambda params, x: module.apply({"params": params}, x).'
+        ) from error
+    if not is_floating(outputs):
+        raise ValueError(
+            "apply_fn(params, x) must return an array, the outputs of the last layer, "
+            f"but returns {described(outputs)}."
+        )
+    return outputs
 
 
 def _compare(x: NDArray[Any], outputs: jax.Array, stack: Sequence[Weights]) -> None:
     fan_in, fan_out = stack[0][0].shape[0], stack[-1][0].shape[1]
     examples = x.size // fan_in
-    shape = getattr(outputs, "shape", None)
-    if x.size != examples * fan_in or np.size(outputs) != examples * fan_out:
+    if x.size != examples * fan_in or outputs.size != examples * fan_out:
         raise ValueError(
-            f"apply_fn makes outputs of shape {shape} from inputs of shape {x.shape}, "
-            f"but the layers map {fan_in} units to {fan_out}. {REMEDY}"
+            f"apply_fn makes outputs of shape {outputs.shape} from inputs of shape "
+            f"{x.shape}, but the layers map {fan_in} units to {fan_out}. {REMEDY}"
         )
     expected = _stack(x.reshape(examples, fan_in), stack)
     found = np.asarray(outputs, np.float64).reshape(examples, fan_out)

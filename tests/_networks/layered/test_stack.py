@@ -167,6 +167,29 @@ def test_an_ensemble_is_no_scan():
         )
 
 
+@pytest.mark.parametrize(
+    "apply_fn, message",
+    [
+        (lambda params: params, "fails on .*TypeError: .*takes 1 positional argument"),
+        (nn.Dense(2).apply, r"fails on .*ScopeCollectionNotFound.*module\.apply\(\{"),
+        (
+            lambda params, x: x @ jnp.ones((7, 2)),
+            r"x of shape \(2, 3\), with TypeError",
+        ),
+        (lambda params, x: 1 / 0, "with ZeroDivisionError: division by zero"),
+        (lambda params, x: (x, x), "must return an array, .*but returns a tuple"),
+        (lambda params, x: None, "must return an array, .*but returns None"),
+        ("apply", "fails on .*TypeError: 'str' object is not callable"),
+    ],
+    ids=["signature", "linen", "shapes", "itself", "tuple", "None", "str"],
+)
+def test_a_function_that_fails_is_refused_in_one_line(apply_fn, message):
+    params = networks.dense_tree((3, 4, 2))
+    with pytest.raises(ValueError, match=message) as error:
+        pathsgd.layered_network(params, apply_fn=apply_fn, x=jnp.ones((2, 3)))
+    assert "\n" not in str(error.value)
+
+
 def test_an_example_is_compared_under_jit():
     @jax.jit
     def measure(params):
