@@ -1,29 +1,13 @@
 """Optimizers: each one chain of transformations."""
 
-from collections.abc import Callable
-from typing import Any
-
-import jax
 import optax
 
-from pathsgd_optax._networks.network import NO_PATH, PathNetwork
-from pathsgd_optax._numerics.precision import bounded, widely
+from pathsgd_optax._networks.network import PathNetwork
+from pathsgd_optax._optimizers.descent import Descent
 from pathsgd_optax._optimizers.masks import Mask
 from pathsgd_optax._optimizers.scaling import PathScaler
-from pathsgd_optax._optimizers.states import check_state
-from pathsgd_optax._optimizers.transforms import (
-    precondition_by_path_norm,
-    scale_by_path_norm,
-)
-from pathsgd_optax._vocabulary import (
-    Params,
-    Scalar,
-    check_flags,
-    check_scalar,
-    check_scalars,
-    check_transformation,
-    scheduled,
-)
+from pathsgd_optax._optimizers.transforms import scaled
+from pathsgd_optax._vocabulary import Scalar, check_flags, check_scalars
 
 
 def path_sgd(
@@ -80,7 +64,8 @@ def path_sgd(
       gradients' dtype at the end; they are at most its largest number.
 
     Raises:
-      ValueError: see :func:`scale_by_path_norm`.
+      ValueError: if an argument is no number, schedule or flag where it is to be one;
+        else see :func:`scale_by_path_norm`.
 
     Example:
       >>> import jax, optax
@@ -107,20 +92,11 @@ def path_sgd(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (8), Algorithm 1.
     """
-    learning_rate = scheduled(learning_rate, "learning_rate, the first argument,")
-    labels = PathScaler(network, p, mask=mask).labels
-    return _optimizer(
-        scale_by_path_norm(
-            network,
-            p,
-            damping=damping,
-            relative_to_start=relative_to_start,
-            update_every=update_every,
-            mask=mask,
-            monitor=monitor,
-        ),
-        _descent(learning_rate, weight_decay, labels, fallback, momentum, nesterov),
+    descent = Descent(learning_rate, weight_decay, fallback, momentum, nesterov)
+    scaler = PathScaler(
+        network, p, damping, relative_to_start, update_every, mask, monitor
     )
+    return descent.after(scaled(scaler), scaler)
 
 
 def path_adagrad(
@@ -157,27 +133,19 @@ def path_adagrad(
       p: order of the path norm, in [1, inf]; a Python number.
       initial_accumulator_value: :math:`s_0`.
       eps: a small number, added to the sum of squares.
-      weight_decay: decoupled weight decay: what is added to each update is this
-        number, or schedule, times the weight, before the learning rate; None for none.
+      weight_decay: decoupled weight decay, a number or a schedule; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
-      relative_to_start: whether path scalings are relative to the path norm of the
-        first update; see :func:`scale_by_path_norm`.
+      relative_to_start: see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
-      mask: which parameters are scaled by their paths; None for all. (It is not that
-        of `optax.adamw`, which is for weight decay.)
-      fallback: the whole optimizer of parameters on no path, or not in the mask, such
-        as ``optax.adam(1e-3)``. None to treat them as the others, but for the scaling.
+      mask: which parameters are scaled by their paths; None for all.
+      fallback: the whole optimizer of the others; see :func:`path_sgd`.
       monitor: whether the state's ``path_metric`` is computed.
 
     Returns:
-      The optimizer; its update needs ``params``, and ``constants`` if the network was
-      traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
-      ``"path_metric"``.
-      It computes in float32 or wider, as does a fallback, and rounds updates to the
-      gradients' dtype at the end; they are at most its largest number.
+      The optimizer; see :func:`path_sgd`.
 
     Raises:
-      ValueError: see :func:`scale_by_path_norm`.
+      ValueError: see :func:`path_sgd`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -197,23 +165,13 @@ def path_adagrad(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with AdaGrad open.
     """
-    learning_rate = scheduled(learning_rate, "learning_rate, the first argument,")
-    labels = PathScaler(network, p, mask=mask).labels
+    descent = Descent(learning_rate, weight_decay, fallback)
     check_scalars(initial_accumulator_value=initial_accumulator_value, eps=eps)
-    adagrad = optax.scale_by_rss(initial_accumulator_value, eps)
-    return _optimizer(
-        precondition_by_path_norm(
-            _masked(adagrad, labels, fallback),
-            network,
-            p,
-            damping=damping,
-            relative_to_start=relative_to_start,
-            update_every=update_every,
-            mask=mask,
-            monitor=monitor,
-        ),
-        _descent(learning_rate, weight_decay, labels, fallback),
+    scaler = PathScaler(
+        network, p, damping, relative_to_start, update_every, mask, monitor
     )
+    adagrad = optax.scale_by_rss(initial_accumulator_value, eps)
+    return descent.after_adaptive(adagrad, scaler)
 
 
 def path_rmsprop(
@@ -254,27 +212,19 @@ def path_rmsprop(
       eps: a small number, added to the mean of squares.
       momentum: decay of the trace of past updates, or None for no momentum.
       nesterov: whether to use Nesterov's momentum.
-      weight_decay: decoupled weight decay: what is added to each update is this
-        number, or schedule, times the weight, before the learning rate; None for none.
+      weight_decay: decoupled weight decay, a number or a schedule; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
-      relative_to_start: whether path scalings are relative to the path norm of the
-        first update; see :func:`scale_by_path_norm`.
+      relative_to_start: see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
-      mask: which parameters are scaled by their paths; None for all. (It is not that
-        of `optax.adamw`, which is for weight decay.)
-      fallback: the whole optimizer of parameters on no path, or not in the mask, such
-        as ``optax.adam(1e-3)``. None to treat them as the others, but for the scaling.
+      mask: which parameters are scaled by their paths; None for all.
+      fallback: the whole optimizer of the others; see :func:`path_sgd`.
       monitor: whether the state's ``path_metric`` is computed.
 
     Returns:
-      The optimizer; its update needs ``params``, and ``constants`` if the network was
-      traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
-      ``"path_metric"``.
-      It computes in float32 or wider, as does a fallback, and rounds updates to the
-      gradients' dtype at the end; they are at most its largest number.
+      The optimizer; see :func:`path_sgd`.
 
     Raises:
-      ValueError: see :func:`scale_by_path_norm`.
+      ValueError: see :func:`path_sgd`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -294,23 +244,12 @@ def path_rmsprop(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with adaptive methods open.
     """
-    learning_rate = scheduled(learning_rate, "learning_rate, the first argument,")
-    labels = PathScaler(network, p, mask=mask).labels
+    descent = Descent(learning_rate, weight_decay, fallback, momentum, nesterov)
     check_scalars(decay=decay, eps=eps)
-    rmsprop = optax.scale_by_rms(decay, eps)
-    return _optimizer(
-        precondition_by_path_norm(
-            _masked(rmsprop, labels, fallback),
-            network,
-            p,
-            damping=damping,
-            relative_to_start=relative_to_start,
-            update_every=update_every,
-            mask=mask,
-            monitor=monitor,
-        ),
-        _descent(learning_rate, weight_decay, labels, fallback, momentum, nesterov),
+    scaler = PathScaler(
+        network, p, damping, relative_to_start, update_every, mask, monitor
     )
+    return descent.after_adaptive(optax.scale_by_rms(decay, eps), scaler)
 
 
 def path_adam(
@@ -356,27 +295,19 @@ def path_adam(
       eps: a small number, added to the root of that mean, which has no scale.
       eps_root: a small number, added to that mean; needed for derivatives of updates.
       nesterov: whether to use Nesterov's momentum.
-      weight_decay: decoupled weight decay: what is added to each update is this
-        number, or schedule, times the weight, before the learning rate; None for none.
+      weight_decay: decoupled weight decay, a number or a schedule; None for none.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
-      relative_to_start: whether path scalings are relative to the path norm of the
-        first update; see :func:`scale_by_path_norm`.
+      relative_to_start: see :func:`scale_by_path_norm`.
       update_every: how many updates share a path scaling; None for one.
-      mask: which parameters are scaled by their paths; None for all. (It is not that
-        of `optax.adamw`, which is for weight decay.)
-      fallback: the whole optimizer of parameters on no path, or not in the mask, such
-        as ``optax.adam(1e-3)``. None to treat them as the others, but for the scaling.
+      mask: which parameters are scaled by their paths; None for all.
+      fallback: the whole optimizer of the others; see :func:`path_sgd`.
       monitor: whether the state's ``path_metric`` is computed.
 
     Returns:
-      The optimizer; its update needs ``params``, and ``constants`` if the network was
-      traced with them. In its state, `optax.tree.get` finds ``"log_path_norm"`` and
-      ``"path_metric"``.
-      It computes in float32 or wider, as does a fallback, and rounds updates to the
-      gradients' dtype at the end; they are at most its largest number.
+      The optimizer; see :func:`path_sgd`.
 
     Raises:
-      ValueError: see :func:`scale_by_path_norm`.
+      ValueError: see :func:`path_sgd`.
 
     Example:
       >>> import jax.numpy as jnp
@@ -396,82 +327,11 @@ def path_adam(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, section 5, which leaves the
       combination with Adam open.
     """
-    learning_rate = scheduled(learning_rate, "learning_rate, the first argument,")
-    labels = PathScaler(network, p, mask=mask).labels
+    descent = Descent(learning_rate, weight_decay, fallback)
     check_scalars(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
     check_flags(nesterov=nesterov)
+    scaler = PathScaler(
+        network, p, damping, relative_to_start, update_every, mask, monitor
+    )
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
-    return _optimizer(
-        precondition_by_path_norm(
-            _masked(adam, labels, fallback),
-            network,
-            p,
-            damping=damping,
-            relative_to_start=relative_to_start,
-            update_every=update_every,
-            mask=mask,
-            monitor=monitor,
-        ),
-        _descent(learning_rate, weight_decay, labels, fallback),
-    )
-
-
-def _optimizer(
-    scaling: optax.GradientTransformationExtraArgs,
-    descent: optax.GradientTransformation,
-) -> optax.GradientTransformationExtraArgs:
-    """Both in one, which rounds at the end."""
-    chained = optax.chain(scaling, bounded(descent))
-
-    def update_fn(
-        updates: optax.Updates,
-        state: optax.OptState,
-        params: Params | None = None,
-        **extra_args: Any,
-    ) -> tuple[optax.Updates, optax.OptState]:
-        check_state(state, tuple)
-        return chained.update(updates, state, params, **extra_args)
-
-    return widely(optax.GradientTransformationExtraArgs(chained.init, update_fn))
-
-
-def _masked(
-    inner: optax.GradientTransformation,
-    labels: Callable[[Params], Params],
-    fallback: optax.GradientTransformation | None,
-) -> optax.GradientTransformation:
-    """The inner transformation, of what isn't the fallback's."""
-    if fallback is None:
-        return inner
-
-    def on_path(params: Params) -> Params:
-        return jax.tree.map(lambda label: label != NO_PATH, labels(params))
-
-    return optax.masked(inner, on_path)
-
-
-def _descent(
-    learning_rate: optax.ScalarOrSchedule,
-    weight_decay: optax.ScalarOrSchedule | None,
-    labels: Callable[[Params], Params],
-    fallback: optax.GradientTransformation | None,
-    momentum: Scalar | None = None,
-    nesterov: bool = False,
-) -> optax.GradientTransformation:
-    """What comes after the scaling by paths, or the fallback."""
-    if momentum is not None:
-        check_scalar(momentum, "momentum")
-    check_flags(nesterov=nesterov)
-    if weight_decay is not None:
-        weight_decay = scheduled(weight_decay, "weight_decay")
-    descent = optax.chain(
-        optax.identity() if momentum is None else optax.trace(momentum, nesterov),
-        optax.add_decayed_weights(weight_decay)
-        if weight_decay is not None
-        else optax.identity(),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-    if fallback is None:
-        return descent
-    check_transformation(fallback, "fallback")
-    return optax.partition({"path": descent, NO_PATH: fallback}, labels)
+    return descent.after_adaptive(adam, scaler)

@@ -117,10 +117,16 @@ def scale_by_path_norm(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equations (8) and (9).
     """
-    exponent = check_non_negative(exponent, "exponent")
     scaler = PathScaler(
         network, p, damping, relative_to_start, update_every, mask, monitor
     )
+    return scaled(scaler, check_non_negative(exponent, "exponent"))
+
+
+def scaled(
+    scaler: PathScaler, exponent: float = 1.0
+) -> optax.GradientTransformationExtraArgs:
+    """`scale_by_path_norm`, of a scaler."""
 
     def update_fn(
         updates: optax.Updates,
@@ -132,7 +138,7 @@ def scale_by_path_norm(
     ) -> tuple[optax.Updates, ScaleByPathNormState]:
         del extra_args
         roots, state = scaler.step(updates, state, params, constants)
-        if monitor:
+        if scaler.monitor:
             roots = after_gradients(roots, updates)
         return placed(divide(updates, roots, 2 * exponent), params), state
 
@@ -208,10 +214,17 @@ def precondition_by_path_norm(
       combination with AdaGrad or Adam open; equation (9).
     """
     check_transformation(inner, "inner, the first argument,")
-    inner = optax.with_extra_args_support(inner)
     scaler = PathScaler(
         network, p, damping, relative_to_start, update_every, mask, monitor
     )
+    return preconditioned(inner, scaler)
+
+
+def preconditioned(
+    inner: optax.GradientTransformation, scaler: PathScaler
+) -> optax.GradientTransformationExtraArgs:
+    """`precondition_by_path_norm`, by a scaler."""
+    inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: Params) -> PreconditionByPathNormState:
         paths = scaler.init(params)

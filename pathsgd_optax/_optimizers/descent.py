@@ -1,0 +1,89 @@
+"""What the optimizers have in common: the steps down, and a fallback beside them."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import optax
+
+from pathsgd_optax._networks.network import NO_PATH
+from pathsgd_optax._numerics.precision import bounded, widely
+from pathsgd_optax._optimizers.scaling import PathScaler
+from pathsgd_optax._optimizers.states import check_state
+from pathsgd_optax._optimizers.transforms import preconditioned
+from pathsgd_optax._vocabulary import (
+    Params,
+    Scalar,
+    check_flags,
+    check_scalar,
+    check_transformation,
+    scheduled,
+)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Descent:
+    """What comes after the scaling by paths, and in its place where there are none."""
+
+    learning_rate: optax.ScalarOrSchedule
+    weight_decay: optax.ScalarOrSchedule | None = None
+    fallback: optax.GradientTransformation | None = None
+    momentum: Scalar | None = None
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the arguments of the optimizers."""
+        rate = scheduled(self.learning_rate, "learning_rate, the first argument,")
+        object.__setattr__(self, "learning_rate", rate)
+        if self.weight_decay is not None:
+            decay = scheduled(self.weight_decay, "weight_decay")
+            object.__setattr__(self, "weight_decay", decay)
+        if self.fallback is not None:
+            check_transformation(self.fallback, "fallback")
+        if self.momentum is not None:
+            check_scalar(self.momentum, "momentum")
+        check_flags(nesterov=self.nesterov)
+
+    def after(
+        self, scaling: optax.GradientTransformationExtraArgs, scaler: PathScaler
+    ) -> optax.GradientTransformationExtraArgs:
+        """Both in one, which rounds at the end."""
+        chained = optax.chain(scaling, bounded(self._beside_fallback(scaler)))
+
+        def update_fn(
+            updates: optax.Updates,
+            state: optax.OptState,
+            params: Params | None = None,
+            **extra_args: Any,
+        ) -> tuple[optax.Updates, optax.OptState]:
+            check_state(state, tuple)
+            return chained.update(updates, state, params, **extra_args)
+
+        return widely(optax.GradientTransformationExtraArgs(chained.init, update_fn))
+
+    def after_adaptive(
+        self, inner: optax.GradientTransformation, scaler: PathScaler
+    ) -> optax.GradientTransformationExtraArgs:
+        """After the inner transformation, in coordinates that no rescaling changes."""
+
+        def on_path(params: Params) -> Params:
+            return jax.tree.map(lambda label: label != NO_PATH, scaler.labels(params))
+
+        if self.fallback is not None:
+            inner = optax.masked(inner, on_path)
+        return self.after(preconditioned(inner, scaler), scaler)
+
+    def _beside_fallback(self, scaler: PathScaler) -> optax.GradientTransformation:
+        if self.fallback is None:
+            return self._steps()
+        transforms = {"path": self._steps(), NO_PATH: self.fallback}
+        return optax.partition(transforms, scaler.labels)
+
+    def _steps(self) -> optax.GradientTransformation:
+        nothing = optax.identity()
+        momentum, decay = self.momentum, self.weight_decay
+        return optax.chain(
+            nothing if momentum is None else optax.trace(momentum, self.nesterov),
+            nothing if decay is None else optax.add_decayed_weights(decay),
+            optax.scale_by_learning_rate(self.learning_rate),
+        )
