@@ -2,9 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from rich.progress import (
     BarColumn,
@@ -16,6 +16,8 @@ from rich.progress import (
 
 from benchmarks import datasets
 
+
+T = TypeVar("T")
 
 INTERRUPTED = 130
 """The exit code of a command that Ctrl-C ended: 128 + SIGINT."""
@@ -96,11 +98,37 @@ def progress(unit: str = "epochs") -> Progress:
     )
 
 
-def interrupted(output: Path) -> int:
-    """Says what Ctrl-C left, and gives the exit code."""
-    print(
-        f"Interrupted: {output} keeps what was recorded, and the same command goes on "
-        "from there.",
-        file=sys.stderr,
-    )
-    return INTERRUPTED
+def carry_out(
+    parser: Parser,
+    options: argparse.Namespace,
+    prepare: Callable[[argparse.Namespace], T],
+    work: Callable[[argparse.Namespace, T], None],
+    report: Callable[[argparse.Namespace, T], None],
+) -> int:
+    """Does what a command is for, in three steps.
+
+    Args:
+      parser: tells what is wrong with the options.
+      options: those that it has parsed, among them the ``output`` folder.
+      prepare: opens what the others need; its errors are those of the options.
+      work: records results, until it is done or Ctrl-C ends it.
+      report: shows all that was recorded.
+
+    Returns:
+      The exit code.
+    """
+    try:
+        prepared = prepare(options)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    try:
+        work(options, prepared)
+    except KeyboardInterrupt:
+        print(
+            f"Interrupted: {options.output} keeps what was recorded, and the same "
+            "command goes on from there.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    report(options, prepared)
+    return 0

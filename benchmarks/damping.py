@@ -70,16 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = commands.parse(parser, PRESETS, arguments)
-    try:
-        journal = _open(options)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    try:
-        _run(options, journal)
-    except KeyboardInterrupt:
-        return commands.interrupted(options.output)
-    _print_tables(journal.read())
-    return 0
+    return commands.carry_out(parser, options, _open, _run, _report)
 
 
 def _parser() -> commands.Parser:
@@ -114,6 +105,7 @@ def _parser() -> commands.Parser:
 
 def _open(options: argparse.Namespace) -> Journal[DampingRecord]:
     """The records in the output folder, all of runs of this length."""
+    results.check_command(options.output, "damping")
     journal = Journal(options.output / "damping.jsonl", DampingRecord)
     settings = {"batch_size": small_starts.BATCH_SIZE, "steps": options.steps}
     results.open_journals(options.output, settings, journal)
@@ -170,9 +162,10 @@ def _maker(
     return functools.partial(make, damping=damping)
 
 
-def _print_tables(records: Sequence[DampingRecord]) -> None:
+def _report(options: argparse.Namespace, journal: Journal[DampingRecord]) -> None:
     """Prints the objectives by start and damping, for each network and optimizer."""
-    console = Console()
+    del options
+    records, console = journal.read(), Console()
     for group in dict.fromkeys((x.network, x.width, x.optimizer) for x in records):
         network, width, optimizer = group
         chosen = [x for x in records if (x.network, x.width, x.optimizer) == group]

@@ -6,7 +6,7 @@ What is recorded is not done again.
 import argparse
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from benchmarks import commands, datasets, results, train
 from benchmarks.architectures import PERCEPTRON, Architecture
@@ -15,6 +15,9 @@ from benchmarks.step_sizes import fastest, groups, validation_errors
 
 
 SEARCH_SEED = 0
+
+Prepared: TypeAlias = tuple[datasets.Dataset, results.Folder]
+"""The data set, and the files to record results in."""
 
 
 class Job(NamedTuple):
@@ -69,9 +72,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=commands.positive, help="how many runs make a curve")
 
 
-def prepare(
-    options: argparse.Namespace, command: str, **further: str
-) -> tuple[datasets.Dataset, results.Folder]:
+def prepare(options: argparse.Namespace, command: str, **further: str) -> Prepared:
     """Loads the data and opens the folder that a command named in its options.
 
     Args:

@@ -113,19 +113,23 @@ def draw_curves(
     Returns:
       The exit code.
     """
-    try:
-        dataset, folder = jobs.prepare(options, command, **settings)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    try:
-        jobs.run(options, dataset, folder, architecture)
-    except KeyboardInterrupt:
-        return commands.interrupted(options.output)
+
+    def prepare(options: argparse.Namespace) -> jobs.Prepared:
+        return jobs.prepare(options, command, **settings)
+
+    def work(options: argparse.Namespace, prepared: jobs.Prepared) -> None:
+        jobs.run(options, *prepared, architecture)
+
+    return commands.carry_out(parser, options, prepare, work, _report)
+
+
+def _report(options: argparse.Namespace, prepared: jobs.Prepared) -> None:
+    del options
+    _, folder = prepared
     records = folder.curves.read()
     figures.draw_learning_curves(records, folder.figure)
     tables.print_curves(results.curves(records))
     print(f"Figure: {folder.figure}")
-    return 0
 
 
 def _probability(text: str) -> float:

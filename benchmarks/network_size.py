@@ -10,7 +10,7 @@ import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 CAPTION = "Medians over the seeds; - where not every run has zero training error."
 
 
+class Experiment(NamedTuple):
+    """What to learn, and where it is recorded."""
+
+    name: str
+    data: one_layer.Data
+    journal: Journal[SizeRecord]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -45,21 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = commands.parse(parser, PRESETS, arguments)
-    try:
-        dataset = commands.load(options)
-        data = one_layer.prepare(dataset)
-        journal = _open(options)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    try:
-        _run(options, dataset.name, data, journal)
-    except KeyboardInterrupt:
-        return commands.interrupted(options.output)
-    records, figure = journal.read(), options.output / "network_size.png"
-    figures.draw_network_size(records, figure)
-    _print_tables(stopping.errors(records))
-    print(f"Figure: {figure}")
-    return 0
+    return commands.carry_out(parser, options, _open, _run, _report)
 
 
 def _parser() -> commands.Parser:
@@ -83,22 +77,20 @@ def _parser() -> commands.Parser:
     return parser
 
 
-def _open(options: argparse.Namespace) -> Journal[SizeRecord]:
-    """The records in the output folder, all of the same schedule."""
+def _open(options: argparse.Namespace) -> Experiment:
+    """The data, and the records in the output folder, all of the same schedule."""
+    dataset = commands.load(options)
+    data = one_layer.prepare(dataset)
     results.check_command(options.output, "network_size")
     journal = Journal(options.output / "sizes.jsonl", SizeRecord)
     results.open_journals(options.output, one_layer.SETTINGS, journal)
     results.record_run(options.output, "network_size", vars(options))
-    return journal
+    return Experiment(dataset.name, data, journal)
 
 
-def _run(
-    options: argparse.Namespace,
-    name: str,
-    data: one_layer.Data,
-    journal: Journal[SizeRecord],
-) -> None:
+def _run(options: argparse.Namespace, experiment: Experiment) -> None:
     """Trains what isn't recorded yet of every size and seed."""
+    name, data, journal = experiment
     sizes = tuple(dict.fromkeys(options.hidden_units))
     with commands.progress() as progress:
         total = len(sizes) * options.seeds * options.epochs
@@ -110,6 +102,13 @@ def _run(
                 train = functools.partial(one_layer.train_network, data, size, seed)
                 for epochs in journal.record(run, options.epochs, train):
                     progress.advance(bar, epochs)
+
+
+def _report(options: argparse.Namespace, experiment: Experiment) -> None:
+    records, figure = experiment.journal.read(), options.output / "network_size.png"
+    figures.draw_network_size(records, figure)
+    _print_tables(stopping.errors(records))
+    print(f"Figure: {figure}")
 
 
 def _print_tables(errors: dict[str, stopping.Errors]) -> None:

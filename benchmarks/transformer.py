@@ -37,6 +37,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+class Experiment(NamedTuple):
+    """What to learn, and where it is recorded."""
+
+    task: language.Task
+    journal: Journal[LanguageRecord]
+
+
 class Case(NamedTuple):
     """A run: the first fields of its record."""
 
@@ -57,20 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = commands.parse(parser, PRESETS, arguments)
-    try:
-        task, journal = _open(options)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    try:
-        for name in dict.fromkeys(options.optimizers):
-            _search(name, task, options.seeds, journal)
-    except KeyboardInterrupt:
-        return commands.interrupted(options.output)
-    figure = options.output / "transformer.png"
-    sweep_figures.draw_sweeps(journal.read(), figure)
-    sweeps.print_table(journal.read())
-    print(f"Figure: {figure}")
-    return 0
+    return commands.carry_out(parser, options, _open, _run, _report)
 
 
 def _parser() -> commands.Parser:
@@ -97,7 +91,7 @@ def _parser() -> commands.Parser:
     return parser
 
 
-def _open(options: argparse.Namespace) -> tuple[language.Task, Journal[LanguageRecord]]:
+def _open(options: argparse.Namespace) -> Experiment:
     """What to learn, and the records in the output folder, all of that task."""
     results.check_command(options.output, "transformer")
     learned = text.read(options.text) if options.text else text.python_sources()
@@ -107,7 +101,19 @@ def _open(options: argparse.Namespace) -> tuple[language.Task, Journal[LanguageR
     source = {"text": f"{learned.name} ({learned.digest[:12]})"}
     results.open_journals(options.output, source | sizes, journal)
     results.record_run(options.output, "transformer", vars(options) | source)
-    return language.Task(learned, **sizes), journal
+    return Experiment(language.Task(learned, **sizes), journal)
+
+
+def _run(options: argparse.Namespace, experiment: Experiment) -> None:
+    for name in dict.fromkeys(options.optimizers):
+        _search(name, experiment.task, options.seeds, experiment.journal)
+
+
+def _report(options: argparse.Namespace, experiment: Experiment) -> None:
+    records, figure = experiment.journal.read(), options.output / "transformer.png"
+    sweep_figures.draw_sweeps(records, figure)
+    sweeps.print_table(records)
+    print(f"Figure: {figure}")
 
 
 def _search(

@@ -8,9 +8,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks import commands, figures, jobs, results
+from benchmarks import commands, datasets, figures, jobs, results
 from benchmarks.toy_updates import toy_updates
 
 
@@ -28,6 +28,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+class Experiment(NamedTuple):
+    """What to learn, and where it and the updates of the toys are recorded."""
+
+    dataset: datasets.Dataset
+    folder: results.Folder
+    toys: results.Journal[results.ToyUpdate]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command.
 
@@ -39,18 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = commands.parse(parser, PRESETS, arguments)
-    try:
-        dataset, folder = jobs.prepare(options, "unbalanced")
-        toys = _record_toys(options.output)
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    try:
-        jobs.run(options, dataset, folder)
-    except KeyboardInterrupt:
-        return commands.interrupted(options.output)
-    figures.draw_unbalanced(folder.curves.read(), toys.read(), folder.figure)
-    print(f"Figure: {folder.figure}")
-    return 0
+    return commands.carry_out(parser, options, _open, _run, _report)
 
 
 def _parser() -> commands.Parser:
@@ -66,6 +63,22 @@ def _parser() -> commands.Parser:
     jobs.add_training_arguments(parser)
     parser.set_defaults(optimizers=("sgd", "path_sgd"), dropout=(0.0,))
     return parser
+
+
+def _open(options: argparse.Namespace) -> Experiment:
+    dataset, folder = jobs.prepare(options, "unbalanced")
+    return Experiment(dataset, folder, _record_toys(options.output))
+
+
+def _run(options: argparse.Namespace, experiment: Experiment) -> None:
+    jobs.run(options, experiment.dataset, experiment.folder)
+
+
+def _report(options: argparse.Namespace, experiment: Experiment) -> None:
+    del options
+    _, folder, toys = experiment
+    figures.draw_unbalanced(folder.curves.read(), toys.read(), folder.figure)
+    print(f"Figure: {folder.figure}")
 
 
 def _record_toys(folder: Path) -> results.Journal[results.ToyUpdate]:

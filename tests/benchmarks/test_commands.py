@@ -8,6 +8,7 @@ import pytest
 from benchmarks import (
     commands,
     convnet,
+    damping,
     datasets,
     learning_curves,
     network_size,
@@ -64,7 +65,7 @@ MAINS = {
 }
 
 
-ALL = {**MAINS, "transformer": transformer.main}
+ALL = {**MAINS, "transformer": transformer.main, "damping": damping.main}
 
 
 @pytest.mark.parametrize(("name", "other"), [*itertools.permutations(ALL, 2)])
