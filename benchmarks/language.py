@@ -84,22 +84,28 @@ def _matrices(params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(axes, params)
 
 
+_muon = functools.partial(
+    contrib.muon, adam_b2=0.98, muon_weight_dimension_numbers=_matrices
+)
+
+
+def _path_muon(
+    learning_rate: optax.ScalarOrSchedule, network: pathsgd.PathNetwork
+) -> optax.GradientTransformation:
+    return pathsgd.precondition_by_path_norm(_muon(learning_rate), network)
+
+
 OPTIMIZERS = {
     "adam": Optimizer("Adam", functools.partial(optax.adam, b2=0.98), GRID),
     "lamb": Optimizer("LAMB", functools.partial(optax.lamb, b2=0.98), GRID),
-    "muon": Optimizer(
-        "Muon",
-        functools.partial(
-            contrib.muon, adam_b2=0.98, muon_weight_dimension_numbers=_matrices
-        ),
-        GRID,
-    ),
+    "muon": Optimizer("Muon", _muon, GRID),
     "path_adam": Optimizer(
         "Path-Adam",
         functools.partial(pathsgd.path_adam, b2=0.98),
         GRID,
         needs_paths=True,
     ),
+    "path_muon": Optimizer("Path-Muon", _path_muon, GRID, needs_paths=True),
     "sgd_momentum": Optimizer(
         "SGD, momentum", functools.partial(optax.sgd, momentum=0.9), GRID
     ),

@@ -22,6 +22,7 @@ from benchmarks.sweeps import Sweep, sweeps
 COLOURS = {
     "lamb": "#E69F00",
     "muon": "#0072B2",
+    "path_muon": "#D55E00",
     **{name: figures.COLOURS[name] for name in OPTIMIZERS if name in figures.COLOURS},
 }
 

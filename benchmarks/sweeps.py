@@ -106,7 +106,7 @@ def _cells(sweep: Sweep) -> tuple[str, ...]:
     return (
         f"{best:g}",
         f"{lowest:.3f}",
-        f"{losses.min():.3f}-{losses.max():.3f}",
+        f"{losses.min():.2f}-{losses.max():.2f}",
         f"{np.median(sweep.losses('validation_loss', best)):.3f}",
         _range(sweep.within(lowest + CLOSE)),
         _range(sweep.within(lowest * NEAR)),
@@ -114,5 +114,5 @@ def _cells(sweep: Sweep) -> tuple[str, ...]:
 
 
 def _range(rates: Sequence[float]) -> str:
-    first, last = f"{rates[0]:g}", f"{rates[-1]:g}"
+    first, last = f"{rates[0]:.2g}", f"{rates[-1]:.2g}"
     return first if first == last else f"{first}-{last}"
