@@ -114,6 +114,7 @@ WRONG = {
     "model": (MODEL, "a Dense"),
     "params": (PARAMS, "a dict"),
     "function": (MODEL.apply, "a method"),
+    "class": (pathsgd.LayeredNetwork, "the class LayeredNetwork"),
     "array": (PARAMS["Dense_0"]["kernel"], r"an array float32\[2, 3\]"),
 }
 

@@ -197,7 +197,7 @@ class Described:
 
 def check_network(network: Any) -> None:
     """Raises a ValueError where ``network`` is something else."""
-    if isinstance(network, PathNetwork):
+    if isinstance(network, PathNetwork) and not isinstance(network, type):
         return
     advice = (
         "An order goes by its name, p=2"

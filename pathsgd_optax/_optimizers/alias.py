@@ -40,7 +40,8 @@ def path_sgd(
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters. None is
         for plain stacks of dense layers with ReLU between them: parameters don't show a
-        residual connection, tanh, or LayerNorm.
+        residual connection, tanh, or LayerNorm, nor that they are a part of a model's,
+        as those of ``nnx.Optimizer(model, tx, wrt=head)``, which needs a network.
       p: order of the path norm, in [1, inf]; a Python number.
       momentum: decay of the trace of past updates, or None for no momentum.
       nesterov: whether to use Nesterov's momentum.

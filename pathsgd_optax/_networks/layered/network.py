@@ -159,8 +159,10 @@ def layered_network(
       stacks of dense layers with ReLU, and nothing else, between them. A residual
       connection, tanh or GELU, LayerNorm or a softmax without parameters, attention or
       two heads made of square layers, and a module that is used twice, which is one
-      layer in the tree, all look like such a stack and get wrong path norms. Pass
-      ``apply_fn`` and ``x`` to have that checked, or use `trace_network`.
+      layer in the tree, all look like such a stack and get wrong path norms. So does
+      a part of a model, such as the head that ``nnx.Optimizer(model, tx, wrt=head)``
+      trains: it looks like a network of its own, and needs one that is traced whole.
+      Pass ``apply_fn`` and ``x`` to have that checked, or use `trace_network`.
 
     Args:
       params: a parameter tree with matrices ``kernel`` of shape ``(fan_in, fan_out)``
