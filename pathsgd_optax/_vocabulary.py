@@ -96,10 +96,18 @@ def is_zero(value: Scalar) -> bool:
     return isinstance(value, Real) and value == 0
 
 
-def check_scalars(**values: Any) -> None:
-    """Raises a ValueError where one of them is no number, by its name."""
+def check_decays(**values: Any) -> None:
+    """Raises a ValueError where one of them is known to be no decay of a mean."""
     for name, value in values.items():
         check_scalar(value, name)
+        if isinstance(value, Real) and not 0 <= float(value) < 1:
+            raise ValueError(f"{name} must be in [0, 1), but got {value!r}.")
+
+
+def check_sizes(**values: Any) -> None:
+    """Raises a ValueError where one of them is known to be negative, by its name."""
+    for name, value in values.items():
+        check_bound(value, name)
 
 
 def check_bound(value: Any, name: str) -> None:
@@ -130,7 +138,7 @@ def check_function(value: Callable[..., Any], name: str, argument: str) -> None:
     if isinstance(value, type):
         given = described(value)
     elif not _takes_one(value):
-        given = f"one of {inspect.signature(value)}"
+        given = f"one of ({', '.join(inspect.signature(value).parameters)})"
     else:
         return
     raise ValueError(f"{name} must be a function of {argument}, but got {given}.")

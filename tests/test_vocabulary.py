@@ -167,6 +167,34 @@ def test_a_hyperparameter_that_is_no_number_is_refused_when_made(make, name, val
     assert "\n" not in str(error.value)
 
 
+RANGES = {
+    pathsgd.path_sgd: {"momentum": (-0.1,)},
+    pathsgd.path_adagrad: {"initial_accumulator_value": (-1,), "eps": (-1e-9,)},
+    pathsgd.path_rmsprop: {"decay": (1, 1.1, -0.1), "momentum": (-1,), "eps": (-1,)},
+    pathsgd.path_adam: {
+        "b1": (1, -0.1, float("inf")),
+        "b2": (1.0, 2, -1),
+        "eps": (-1e-9,),
+        "eps_root": (-1,),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "make, name, value",
+    [
+        (make, name, value)
+        for make, ranges in RANGES.items()
+        for name, values in ranges.items()
+        for value in values
+    ],
+)
+def test_a_hyperparameter_out_of_its_range_is_refused_when_made(make, name, value):
+    with pytest.raises(ValueError, match=rf"^{name} must be (in \[0, 1\)|at least 0)"):
+        make(0.1, NETWORK, **{name: value})
+    make(0.1, NETWORK, **{name: 0.0})
+
+
 def test_weight_decay_can_have_a_schedule():
     def decay(count):
         return jnp.where(count == 0, 0.5, 1.0)

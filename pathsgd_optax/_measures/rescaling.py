@@ -22,7 +22,7 @@ from pathsgd_optax._vocabulary import (
     Scalar,
     as_array,
     check_norm_order,
-    check_scalars,
+    check_scalar,
     described,
     is_integer,
     is_real,
@@ -228,7 +228,8 @@ def _check_rescaling(
 
 
 def _check_unbalancing(key: Any, count: Any, scale: Any, sigma: Any) -> None:
-    check_scalars(scale=scale, sigma=sigma)
+    for name, value in {"scale": scale, "sigma": sigma}.items():
+        check_scalar(value, name)
     in_range = (_is_tracer(scale) or scale > 0) and (_is_tracer(sigma) or sigma >= 0)
     if not (is_integer(count) and count >= 0 and in_range):
         raise ValueError(

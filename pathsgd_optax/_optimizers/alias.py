@@ -3,11 +3,11 @@
 import optax
 
 from pathsgd_optax._networks.network import PathNetwork
-from pathsgd_optax._optimizers.descent import Descent
+from pathsgd_optax._optimizers.descent import Descent, of_kind
 from pathsgd_optax._optimizers.masks import Mask
 from pathsgd_optax._optimizers.scaling import PathScaler
 from pathsgd_optax._optimizers.transforms import scaled
-from pathsgd_optax._vocabulary import Scalar, check_flags, check_scalars
+from pathsgd_optax._vocabulary import Scalar, check_decays, check_flags, check_sizes
 
 
 def path_sgd(
@@ -65,8 +65,8 @@ def path_sgd(
       gradients' dtype at the end; they are at most its largest number.
 
     Raises:
-      ValueError: if an argument is no number, schedule or flag where it is to be one;
-        else see :func:`scale_by_path_norm`.
+      ValueError: if an argument is no number, schedule or flag where it is to be one,
+        or out of its range; else see :func:`scale_by_path_norm`.
 
     Example:
       >>> import jax, optax
@@ -167,12 +167,12 @@ def path_adagrad(
       combination with AdaGrad open.
     """
     descent = Descent(learning_rate, weight_decay, fallback)
-    check_scalars(initial_accumulator_value=initial_accumulator_value, eps=eps)
+    check_sizes(initial_accumulator_value=initial_accumulator_value, eps=eps)
     scaler = PathScaler(
         network, p, damping, relative_to_start, update_every, mask, monitor
     )
     adagrad = optax.scale_by_rss(initial_accumulator_value, eps)
-    return descent.after_adaptive(adagrad, scaler)
+    return descent.after_adaptive(of_kind(optax.ScaleByRssState, adagrad), scaler)
 
 
 def path_rmsprop(
@@ -246,11 +246,13 @@ def path_rmsprop(
       combination with adaptive methods open.
     """
     descent = Descent(learning_rate, weight_decay, fallback, momentum, nesterov)
-    check_scalars(decay=decay, eps=eps)
+    check_decays(decay=decay)
+    check_sizes(eps=eps)
     scaler = PathScaler(
         network, p, damping, relative_to_start, update_every, mask, monitor
     )
-    return descent.after_adaptive(optax.scale_by_rms(decay, eps), scaler)
+    rmsprop = of_kind(optax.ScaleByRmsState, optax.scale_by_rms(decay, eps))
+    return descent.after_adaptive(rmsprop, scaler)
 
 
 def path_adam(
@@ -329,10 +331,11 @@ def path_adam(
       combination with Adam open.
     """
     descent = Descent(learning_rate, weight_decay, fallback)
-    check_scalars(b1=b1, b2=b2, eps=eps, eps_root=eps_root)
+    check_decays(b1=b1, b2=b2)
+    check_sizes(eps=eps, eps_root=eps_root)
     check_flags(nesterov=nesterov)
     scaler = PathScaler(
         network, p, damping, relative_to_start, update_every, mask, monitor
     )
     adam = optax.scale_by_adam(b1, b2, eps, eps_root, nesterov=nesterov)
-    return descent.after_adaptive(adam, scaler)
+    return descent.after_adaptive(of_kind(optax.ScaleByAdamState, adam), scaler)

@@ -15,7 +15,7 @@ from pathsgd_optax._vocabulary import (
     Params,
     Scalar,
     check_flags,
-    check_scalar,
+    check_sizes,
     check_transformation,
     scheduled,
 )
@@ -41,7 +41,7 @@ class Descent:
         if self.fallback is not None:
             check_transformation(self.fallback, "fallback")
         if self.momentum is not None:
-            check_scalar(self.momentum, "momentum")
+            check_sizes(momentum=self.momentum)
         check_flags(nesterov=self.nesterov)
 
     def after(
@@ -81,9 +81,26 @@ class Descent:
 
     def _steps(self) -> optax.GradientTransformation:
         nothing = optax.identity()
-        momentum, decay = self.momentum, self.weight_decay
+        momentum, decay = nothing, self.weight_decay
+        if self.momentum is not None:
+            trace = optax.trace(self.momentum, self.nesterov)
+            momentum = of_kind(optax.TraceState, trace)
         return optax.chain(
-            nothing if momentum is None else optax.trace(momentum, self.nesterov),
+            momentum,
             nothing if decay is None else optax.add_decayed_weights(decay),
             optax.scale_by_learning_rate(self.learning_rate),
         )
+
+
+def of_kind(
+    kind: type[Any], transformation: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """The transformation, which refuses states of another one."""
+
+    def update_fn(
+        updates: optax.Updates, state: optax.OptState, params: Params | None = None
+    ) -> tuple[optax.Updates, optax.OptState]:
+        check_state(state, kind)
+        return transformation.update(updates, state, params)
+
+    return optax.GradientTransformation(transformation.init, update_fn)

@@ -166,8 +166,9 @@ def check_state(state: Any, kind: type[Any]) -> None:
     if not isinstance(state, kind):
         raise ValueError(
             f"the state is {described(state)}, but should be a {kind.__name__}, as "
-            "init makes it. Restore checkpoints into one of its kind, for instance by "
-            "flax.serialization.from_state_dict(tx.init(params), restored)."
+            "init makes it for these options. Restore checkpoints into one of its "
+            "kind, for instance by flax.serialization.from_state_dict(tx.init(params), "
+            "restored)."
         )
 
 

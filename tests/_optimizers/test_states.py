@@ -304,6 +304,25 @@ def test_a_state_of_another_type_is_refused_in_one_line(make, change):
     assert "\n" not in str(error.value)
 
 
+OTHERS = {
+    "momentum": (functools.partial(pathsgd.path_sgd, momentum=0.9), pathsgd.path_sgd),
+    "rmsprop": (pathsgd.path_adam, pathsgd.path_rmsprop),
+    "adam": (pathsgd.path_rmsprop, pathsgd.path_adam),
+    "adagrad": (pathsgd.path_adagrad, pathsgd.path_adam),
+}
+
+
+@pytest.mark.parametrize("make, other", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("fallback", [None, optax.sgd(0.1)], ids=["alone", "fallback"])
+def test_the_state_of_another_optimizer_is_refused(make, other, fallback):
+    optimizers = (kind(0.01, NETWORK, fallback=fallback) for kind in (make, other))
+    optimizer, state = next(optimizers), next(optimizers).init(PARAMS)
+    with pytest.raises(
+        ValueError, match=r"the state is .*, but should be a .*State, as"
+    ):
+        optimizer.update(GRADIENTS, state, PARAMS)
+
+
 # jax.export.
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from pathsgd_optax._networks.network import leaf_name
-from pathsgd_optax._vocabulary import KeyPath, Params
+from pathsgd_optax._vocabulary import KeyPath, Params, described
 
 
 REMEDY = (
@@ -95,11 +95,11 @@ def listing(leaves: Collection[Leaf]) -> str:
 def _leaf(place: int, name: str, key: str | int | None, array: jax.Array) -> Leaf:
     shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
     if shape is None or dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        got = described(array) if dtype is None else f"{dtype}, shape {shape}"
         raise ValueError(
-            f"{name} is not a floating-point array: got {dtype or type(array)}, shape "
-            f"{shape}. Pass the trainable parameters only: variables['params'] in "
-            "linen, nnx.state(model, nnx.Param) in nnx, eqx.filter(model, "
-            "eqx.is_inexact_array) in equinox."
+            f"{name} is not a floating-point array: got {got}. Pass the trainable "
+            "parameters only: variables['params'] in linen, nnx.state(model, "
+            "nnx.Param) in nnx, eqx.filter(model, eqx.is_inexact_array) in equinox."
         )
     if 0 in shape:
         raise ValueError(f"{name} of shape {shape} has no entries. Remove the layer.")
