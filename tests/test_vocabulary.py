@@ -12,6 +12,7 @@ from flax import linen as nn, nnx
 
 import pathsgd_optax as pathsgd
 from tests import networks
+from tests.optimizers import ALIASES, TRANSFORMATIONS
 
 
 PARAMS = {"Dense_0": {"kernel": np.ones((2, 3), np.float32)}}
@@ -90,16 +91,7 @@ def test_a_damping_that_is_no_number_is_refused(value):
 MODEL = nn.Dense(3)
 
 TAKES_NETWORK = {
-    "path_sgd": lambda network: pathsgd.path_sgd(0.1, network),
-    "path_adagrad": lambda network: pathsgd.path_adagrad(0.1, network),
-    "path_rmsprop": lambda network: pathsgd.path_rmsprop(0.1, network),
-    "path_adam": lambda network: pathsgd.path_adam(0.1, network),
-    "scale": pathsgd.scale_by_path_norm,
-    "precondition": lambda network: pathsgd.precondition_by_path_norm(
-        optax.identity(), network
-    ),
-    "clip": lambda network: pathsgd.clip_by_path_metric(1.0, network),
-    "penalty": lambda network: pathsgd.add_path_norm_penalty(1.0, network),
+    **TRANSFORMATIONS,
     "path_norm": lambda network: pathsgd.path_norm(network, PARAMS),
     "log_path_norm": lambda network: pathsgd.log_path_norm(network, PARAMS),
     "path_scaling": lambda network: pathsgd.path_scaling(network, PARAMS),
@@ -129,10 +121,7 @@ def test_what_is_no_network_is_refused_in_one_line(call, wrong):
 
 
 TAKES_NUMBER = {
-    "path_sgd": pathsgd.path_sgd,
-    "path_adagrad": pathsgd.path_adagrad,
-    "path_rmsprop": pathsgd.path_rmsprop,
-    "path_adam": pathsgd.path_adam,
+    **ALIASES,
     "clip": pathsgd.clip_by_path_metric,
     "penalty": pathsgd.add_path_norm_penalty,
 }

@@ -10,13 +10,13 @@ import optax
 import pytest
 
 import pathsgd_optax as pathsgd
-from tests import networks
+from tests import networks, optimizers
 
 
 pytestmark = pytest.mark.optax
 
 ALIASES = {
-    "path_sgd": pathsgd.path_sgd,
+    **optimizers.ALIASES,
     "path_sgd, momentum": functools.partial(pathsgd.path_sgd, momentum=0.9),
     "path_sgd, nesterov": functools.partial(
         pathsgd.path_sgd, momentum=0.9, nesterov=True, weight_decay=0.1
@@ -24,18 +24,10 @@ ALIASES = {
     "path_sgd, mask": functools.partial(
         pathsgd.path_sgd, mask={"a": True, "b": False}, fallback=optax.adam(0.1)
     ),
-    "path_adagrad": pathsgd.path_adagrad,
-    "path_rmsprop": pathsgd.path_rmsprop,
-    "path_adam": pathsgd.path_adam,
 }
 TRANSFORMATIONS = {
+    **optimizers.TRANSFORMATIONS,
     **{name: functools.partial(make, 0.01) for name, make in ALIASES.items()},
-    "scale": pathsgd.scale_by_path_norm,
-    "precondition": functools.partial(
-        pathsgd.precondition_by_path_norm, optax.scale_by_adam()
-    ),
-    "clip": functools.partial(pathsgd.clip_by_path_metric, 1.0),
-    "penalty": functools.partial(pathsgd.add_path_norm_penalty, 0.1),
 }
 
 every = pytest.mark.parametrize("make", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)

@@ -13,6 +13,7 @@ from flax.core import FrozenDict
 
 import pathsgd_optax as pathsgd
 from tests import networks
+from tests.optimizers import ALIASES
 
 
 @jax.tree_util.register_dataclass
@@ -32,12 +33,6 @@ GRADIENTS = jax.tree.map(lambda w: jnp.asarray(1 - w), PARAMS)
 NETWORK = pathsgd.trace_network(lambda net, x: net(x), PARAMS, jnp.ones((1, 3)))
 SCALED = Net(True, False)
 
-ALIASES = [
-    pathsgd.path_sgd,
-    pathsgd.path_adagrad,
-    pathsgd.path_rmsprop,
-    pathsgd.path_adam,
-]
 MASKS = {
     "module": SCALED,
     "numpy": Net(np.bool_(True), np.bool_(False)),
@@ -61,7 +56,7 @@ def test_a_mask_is_a_function_or_the_tree_of_its_leaves(mask):
 
 
 @pytest.mark.optax
-@pytest.mark.parametrize("make", ALIASES)
+@pytest.mark.parametrize("make", ALIASES.values(), ids=ALIASES)
 def test_every_alias_gives_the_fallback_what_a_callable_mask_leaves_out(make):
     updates = _update(make(0.1, NETWORK, mask=SCALED, fallback=optax.sgd(0.5)))
     chex.assert_trees_all_close(updates.head, -0.5 * GRADIENTS.head)
@@ -84,7 +79,7 @@ def test_one_boolean_for_all_parameters_is_refused(mask):
 
 
 @pytest.mark.optax
-@pytest.mark.parametrize("make", ALIASES)
+@pytest.mark.parametrize("make", ALIASES.values(), ids=ALIASES)
 def test_a_function_that_is_taken_for_a_schedule_is_refused(make):
     def mask(params):
         return jax.tree.map(lambda leaf: leaf.ndim > 1, params)

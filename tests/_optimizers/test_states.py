@@ -15,6 +15,7 @@ from jax import export
 
 import pathsgd_optax as pathsgd
 from tests import networks
+from tests.optimizers import ALIASES, TRANSFORMATIONS
 
 
 pytestmark = pytest.mark.optax
@@ -23,21 +24,6 @@ PARAMS = networks.dense_tree((3, 4, 2), seed=1)
 GRADIENTS = networks.random_like(PARAMS, seed=2)
 NETWORK = pathsgd.layered_network(PARAMS)
 
-ALIASES = {
-    "path_sgd": pathsgd.path_sgd,
-    "path_adagrad": pathsgd.path_adagrad,
-    "path_rmsprop": pathsgd.path_rmsprop,
-    "path_adam": pathsgd.path_adam,
-}
-TRANSFORMATIONS = {
-    **{name: functools.partial(make, 0.01) for name, make in ALIASES.items()},
-    "scale": pathsgd.scale_by_path_norm,
-    "precondition": functools.partial(
-        pathsgd.precondition_by_path_norm, optax.scale_by_adam()
-    ),
-    "clip": functools.partial(pathsgd.clip_by_path_metric, 1.0),
-    "penalty": functools.partial(pathsgd.add_path_norm_penalty, 0.1),
-}
 OPTIONS = {
     "plain": {},
     "monitor": {"monitor": True},
