@@ -4,6 +4,7 @@ Tests run as users do, without x64, unless they carry the mark ``x64``. Those wi
 mark ``optax`` run Optax's own code, which needs implicit promotion.
 """
 
+import gc
 import os
 
 import jax
@@ -21,6 +22,9 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {XLA_FLAGS} {DEVIC
 
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Traces are millions of short-lived tuples, hardly any of them in a cycle.
+gc.set_threshold(50_000)
 
 settings.register_profile("pathsgd", deadline=None, max_examples=10, derandomize=True)
 settings.load_profile("pathsgd")
