@@ -1,11 +1,13 @@
 """ResNets with torchvision's architecture, in linen."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import lax
 
 
 STAGES = {
@@ -53,11 +55,22 @@ class Bottleneck(nn.Module):
         return nn.relu(_shortcut(x, y, self.stride, norm) + y)
 
 
+def max_pool(x):
+    """The largest of 3 x 3."""
+    return nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+
+
+def sum_pool(x):
+    """The sum of 3 x 3."""
+    return nn.pooling.pool(x, 0.0, lax.add, (3, 3), (2, 2), [(1, 1), (1, 1)])
+
+
 class ResNet(nn.Module):
     """ResNet of this depth, with 1000 classes."""
 
     depth: int
     train: bool = False
+    pool: Callable[[jax.Array], jax.Array] = max_pool
 
     @nn.compact
     def __call__(self, x):
@@ -65,7 +78,7 @@ class ResNet(nn.Module):
         block = Basic if self.depth < 50 else Bottleneck
         x = _conv(64, 7, 2)(x)
         x = nn.relu(BatchNorm(not self.train)(x))
-        x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+        x = self.pool(x)
         for stage, blocks in enumerate(STAGES[self.depth]):
             for k in range(blocks):
                 stride = 2 if stage and not k else 1
@@ -97,3 +110,28 @@ def he_variables(depth, size=224, seed=0, dtype=np.float32):
         return jnp.full(leaf.shape, path[-1].key in ("scale", "var"), dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def log_path_norm(depth, variables, p, size):
+    """In float64, by running the network on masses, where all means and biases are 0.
+
+    A maximum has the paths of a sum, and an average over n has edges of ``1/n``.
+    """
+
+    @jax.jit
+    def run(variables):
+        wide = jax.tree.map(lambda x: x.astype(jnp.float64), variables)
+        masses = jax.tree.map(lambda w: jnp.abs(w) ** p, wide["params"])
+        # The root of the variance and epsilon, 1e-5, to the power p.
+        factors = jax.tree.map(
+            lambda x: x * ((1 + 1e-5) ** p - 1e-5), wide["batch_stats"]
+        )
+        outputs = ResNet(depth, pool=sum_pool).apply(
+            {"params": masses, "batch_stats": factors},
+            jnp.ones((1, size, size, 3), jnp.float64),
+        )
+        entries = (size / 32) ** 2
+        return jnp.log(jnp.sum(outputs) * entries ** (1 - p)) / p
+
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        return run(variables)

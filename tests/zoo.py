@@ -88,7 +88,7 @@ def _pooled(x):
 
 def _edge(n):
     """What turns an average over n into n edges of mass ``(1/n)**p``."""
-    return float(n) ** (1 - (EDGE.get() or 1))
+    return 1.0 if EDGE.get() is None else float(n) ** (1 - EDGE.get())
 
 
 def _average_pooled(x):
@@ -155,7 +155,7 @@ def _remat(x):
 
 
 def _mixed(x):
-    dtype = jnp.float64 if EDGE.get() else jnp.bfloat16
+    dtype = jnp.bfloat16 if EDGE.get() is None else jnp.float64
     x = nn.Dense(4, dtype=dtype)(x)
     return nn.Dense(2)(nn.relu(x).astype(jnp.float64))
 
@@ -212,7 +212,8 @@ def _tied():
 
 def _lora():
     def apply(params, x):
-        w = params["w"] + 0.5 ** (EDGE.get() or 1) * params["a"] @ params["b"]
+        scale = 0.5 if EDGE.get() is None else 0.5 ** EDGE.get()
+        w = params["w"] + scale * params["a"] @ params["b"]
         return jax.nn.relu(x @ w) @ params["v"]
 
     shapes = {"w": (3, 4), "a": (3, 2), "b": (2, 4), "v": (4, 2)}
@@ -266,7 +267,7 @@ def _jitted():
 
 def _scaled():
     def apply(params, x):
-        if p := EDGE.get():
+        if (p := EDGE.get()) is not None:
             x = x * params["s"] * 3.0**-p + 2.0**p * params["t"]
         else:
             x = jax.nn.relu(x * params["s"] / 3.0 - 2.0 * params["t"])
