@@ -1,5 +1,7 @@
 """At home in Optax: its own suite for contributed optimizers, and its wrappers."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -134,19 +136,30 @@ def _problem(dtype=np.float32):
     return params, networks.random_like(params, seed=7, dtype=dtype)
 
 
-def _steps(optimizer, params, gradients, count=4, **extra):
+def _steps(optimizer, params, gradients, count=4):
     """The parameters after some steps from constant gradients, and the state."""
+    return _trainer(optimizer)(params, gradients, count)
 
-    def step(carry, _):
-        params, state = carry
-        updates, state = optimizer.update(gradients, state, params, **extra)
-        return (optax.apply_updates(params, updates), state), None
+
+@functools.cache
+def _trainer(optimizer):
+    """One program for any number of steps."""
 
     @jax.jit
-    def train(params):
-        return jax.lax.scan(step, (params, optimizer.init(params)), length=count)[0]
+    def train(params, gradients, count):
+        def step(_, carry):
+            params, state = carry
+            updates, state = optimizer.update(gradients, state, params)
+            return optax.apply_updates(params, updates), state
 
-    return train(params)
+        return jax.lax.fori_loop(0, count, step, (params, optimizer.init(params)))
+
+    return train
+
+
+@functools.cache
+def _plain(make):
+    return make(0.01)
 
 
 INNER = {
@@ -187,7 +200,7 @@ def test_schedules_are_learning_rates(make):
         return jnp.where(count < 2, 0.01, 0.0)
 
     scheduled, _ = _steps(make(schedule), params, gradients, count=4)
-    fixed, _ = _steps(make(0.01), params, gradients, count=2)
+    fixed, _ = _steps(_plain(make), params, gradients, count=2)
     chex.assert_trees_all_close(scheduled, fixed, rtol=1e-6)
 
 
@@ -231,7 +244,7 @@ def test_gradients_accumulate_in_multi_steps(make):
     params, gradients = _problem()
     wrapped = optax.MultiSteps(make(0.01), every_k_schedule=2)
     after, _ = _steps(wrapped, params, gradients, count=4)
-    plain, _ = _steps(make(0.01), params, gradients, count=2)
+    plain, _ = _steps(_plain(make), params, gradients, count=2)
     chex.assert_trees_all_close(after, plain, rtol=1e-6)
 
 
@@ -258,7 +271,7 @@ def test_lookahead_runs_the_optimizer_on_the_fast_parameters(make, reset):
     optimizer = optax.lookahead(make(0.01), 3, 0.5, reset_state=reset)
     pair = optax.LookaheadParams.init_synced(params)
     after, _ = _steps(optimizer, pair, gradients, count=2)
-    plain, _ = _steps(make(0.01), params, gradients, count=2)
+    plain, _ = _steps(_plain(make), params, gradients, count=2)
     chex.assert_trees_all_close(after.fast, plain, rtol=1e-12)
     chex.assert_trees_all_equal(after.slow, params)
     synced, _ = _steps(optimizer, pair, gradients, count=3)
@@ -273,7 +286,7 @@ def test_names_in_a_chain_are_names_in_the_state():
         ("rate", optax.scale(-0.01)),
     )
     after, state = _steps(optimizer, params, gradients)
-    plain, _ = _steps(pathsgd.path_sgd(0.01), params, gradients)
+    plain, _ = _steps(_plain(pathsgd.path_sgd), params, gradients)
     chex.assert_trees_all_close(after, plain, rtol=1e-6)
     metric = optax.tree.get(state, "path_metric")
     assert metric == state["paths"].path_metric > 0
@@ -284,7 +297,7 @@ def test_frozen_layers_keep_their_weights_and_stay_on_the_paths():
     freeze = {"Dense_0": True, "Dense_1": False}
     optimizer = optax.chain(pathsgd.path_sgd(0.01), optax.freeze(freeze))
     after, _ = _steps(optimizer, params, gradients, count=1)
-    plain, _ = _steps(pathsgd.path_sgd(0.01), params, gradients, count=1)
+    plain, _ = _steps(_plain(pathsgd.path_sgd), params, gradients, count=1)
     chex.assert_trees_all_equal(after["Dense_0"], params["Dense_0"])
     chex.assert_trees_all_close(after["Dense_1"], plain["Dense_1"], rtol=1e-6)
 
@@ -329,7 +342,7 @@ def test_without_a_fallback_they_are_not_scaled(make):
     gradients = {"body": slopes, "other": {"scale": jnp.array([3.0, 0.5])}}
     after, _ = _steps(make(0.01, network), params, gradients)
     expected = _separately(
-        {"body": make(0.01), "other": INNER[make](0.01)}, params, gradients
+        {"body": _plain(make), "other": INNER[make](0.01)}, params, gradients
     )
     chex.assert_trees_all_close(after, expected, rtol=1e-4)
 
@@ -350,7 +363,7 @@ def test_what_the_mask_leaves_out_goes_to_the_fallback(make, mask):
     params, gradients = _problem()
     optimizer = make(0.01, mask=mask, fallback=optax.sgd(0.5))
     after, _ = _steps(optimizer, params, gradients, count=1)
-    scaled, _ = _steps(make(0.01), params, gradients, count=1)
+    scaled, _ = _steps(_plain(make), params, gradients, count=1)
     plain, _ = _steps(optax.sgd(0.5), params, gradients, count=1)
     kept = mask(params) if callable(mask) else mask
     broadcast = jax.tree.map(
@@ -392,7 +405,7 @@ def test_masked_hides_parameters_on_no_path(mask):
     after, _ = _steps(
         optax.masked(pathsgd.path_adam(0.01, network), mask), params, gradients
     )
-    expected, _ = _steps(pathsgd.path_adam(0.01), body, slopes)
+    expected, _ = _steps(_plain(pathsgd.path_adam), body, slopes)
     chex.assert_trees_all_close(after["body"], expected, rtol=1e-5)
     head = jax.tree.map(lambda w, g: w + 4 * g, params["other"], gradients["other"])
     chex.assert_trees_all_close(after["other"], head, rtol=1e-6)
@@ -402,7 +415,7 @@ def test_masked_hides_parameters_on_no_path(mask):
 def test_parameters_and_gradients_may_be_none(make):
     params = networks.dense_tree((3, 4, 2), bias=False, seed=6)
     gradients = networks.random_like(params, seed=7)
-    expected, _ = _steps(make(0.01), params, gradients)
+    expected, _ = _steps(_plain(make), params, gradients)
     params, gradients, expected = (
         {name: module | {"bias": None} for name, module in tree.items()}
         for tree in (params, gradients, expected)

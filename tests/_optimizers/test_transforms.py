@@ -20,6 +20,12 @@ def _update(transformation, gradients, params):
 
 
 def _updates(transformations, gradients, params):
+    return _compiled(transformations)(gradients, params)
+
+
+def _compiled(transformations):
+    """The updates of several transformations, in one program."""
+
     @jax.jit
     def update(gradients, params):
         return [
@@ -27,7 +33,7 @@ def _updates(transformations, gradients, params):
             for transformation in transformations
         ]
 
-    return update(gradients, params)
+    return update
 
 
 def _problem(dtype=np.float32, widths=WIDTHS):
@@ -66,8 +72,8 @@ def test_exponent_is_the_power_of_gamma():
 def test_two_square_roots_make_one_division():
     params, gradients = _problem()
     half = pathsgd.scale_by_path_norm(exponent=0.5)
-    twice = _update(optax.chain(half, half), gradients, params)
-    once = _update(pathsgd.scale_by_path_norm(), gradients, params)
+    both = [optax.chain(half, half), pathsgd.scale_by_path_norm()]
+    twice, once = _updates(both, gradients, params)
     chex.assert_trees_all_close(twice, once, rtol=1e-6, atol=0)
 
 
@@ -76,10 +82,8 @@ def test_two_square_roots_make_one_division():
 @pytest.mark.parametrize("damping", [1.0, 5.0])
 def test_damping_counts_each_hidden_unit_as_an_output(p, damping):
     params, gradients = _problem(np.float64, (3, 4, 2, 3))
-    undamped = _update(pathsgd.scale_by_path_norm(p=p), gradients, params)
-    updates = _update(
-        pathsgd.scale_by_path_norm(p=p, damping=damping), gradients, params
-    )
+    both = [pathsgd.scale_by_path_norm(p=p, damping=tau) for tau in (0.0, damping)]
+    undamped, updates = _updates(both, gradients, params)
     expected = jax.tree.map(jnp.divide, gradients, _gamma(params, p, damping))
     chex.assert_trees_all_close(updates, expected, rtol=1e-12, atol=0)
     chex.assert_trees_all_equal(updates["Dense_2"], undamped["Dense_2"])
@@ -167,9 +171,9 @@ def test_powers_of_two_change_no_bit_of_any_update(
         lambda leaf: jnp.asarray(leaf, dtype), (params, gradients, factors)
     )
     transformation = pathsgd.scale_by_path_norm(p=p, exponent=exponent, damping=damping)
-    updates = _update(transformation, gradients, params)
-    rescaled = _update(
-        transformation,
+    update = _compiled([transformation])
+    [updates] = update(gradients, params)
+    [rescaled] = update(
         jax.tree.map(jnp.divide, gradients, factors),
         jax.tree.map(jnp.multiply, params, factors),
     )
@@ -209,11 +213,10 @@ def test_two_square_roots_around_a_transformation_make_the_sandwich(
     gradients = networks.random_like(params, seed=network["seed"] + 1)
     half = pathsgd.scale_by_path_norm(p=p, exponent=0.5, damping=damping)
     adam = optax.scale_by_adam()
-    chained = _update(optax.chain(half, adam, half), gradients, params)
+    chained = optax.chain(half, adam, half)
     sandwich = pathsgd.precondition_by_path_norm(adam, p=p, damping=damping)
-    chex.assert_trees_all_close(
-        _update(sandwich, gradients, params), chained, rtol=1e-5
-    )
+    updates, expected = _updates([sandwich, chained], gradients, params)
+    chex.assert_trees_all_close(updates, expected, rtol=1e-5)
 
 
 # Dtypes.
