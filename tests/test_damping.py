@@ -18,7 +18,12 @@ def _updates(network, params, p=2, damping=0.0):
     """The inverse of gamma."""
     transformation = pathsgd.scale_by_path_norm(network, p, damping=damping)
     ones = jax.tree.map(jnp.ones_like, params)
-    return transformation.update(ones, transformation.init(params), params)[0]
+
+    @jax.jit
+    def update(params):
+        return transformation.update(ones, transformation.init(params), params)[0]
+
+    return update(params)
 
 
 def _assert_damped_alike(params, traced, p, damping, scanned=False):

@@ -87,6 +87,12 @@ def _network(kind, params):
     return pathsgd.trace_network(networks.apply, params, networks.spec(1, inputs))
 
 
+def _params(kind):
+    """Layers of which some are run by a scan if the network is a layered one."""
+    widths = (8, 16, 8, 8, 8, 8, 8, 4) if kind == "layered" else (8, 16, 8, 4)
+    return networks.dense_tree(widths)
+
+
 def _equal_shardings(tree, params):
     """Whether each leaf of a tree like ``params`` is sharded as its parameter is."""
     pairs = jax.tree.map(
@@ -133,7 +139,7 @@ def test_the_check_sees_weights_that_travel():
 @pytest.mark.parametrize("kind", ["layered", "traced"])
 @pytest.mark.parametrize("specs", SPECS)
 def test_types_of_updates_and_state_on_explicit_axes(kind, specs):
-    params = networks.dense_tree((8, 16, 16, 16, 16, 16, 8))
+    params = _params(kind)
     sharded = _put(params, EXPLICIT, specs)
     network = _network(kind, params)
     types = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(sharded)]
@@ -235,9 +241,10 @@ def _two_updates(optimizer, varying, params):
 @pytest.mark.parametrize("varying", [(), ("rows", "columns")], ids=str)
 @pytest.mark.parametrize("kind", ["layered", "traced"])
 def test_types_on_manual_axes(kind, varying):
-    params = networks.dense_tree((8, 16, 8, 8, 8, 8, 4))
+    params = _params(kind)
+    network = _network(kind, params)
     for make in OPTIMIZERS.values():
-        optimizer = make(network=_network(kind, params))
+        optimizer = make(network=network)
         update = functools.partial(_two_updates, optimizer, varying)
         jax.eval_shape(functools.partial(_within, update), params)
 

@@ -49,12 +49,20 @@ def _step(optimizer, params, state):
     return optax.apply_updates(params, updates), state
 
 
-def _trained(optimizer, params, count=4):
-    step = jax.jit(functools.partial(_step, optimizer))
-    state = optimizer.init(params)
+@functools.cache
+def _jitted_step(optimizer):
+    return jax.jit(functools.partial(_step, optimizer))
+
+
+def _trained_on(optimizer, params, state, count=2):
+    step = _jitted_step(optimizer)
     for _ in range(count):
         params, state = step(params, state)
     return params, state
+
+
+def _trained(optimizer, params, count=4):
+    return _trained_on(optimizer, params, optimizer.init(params), count)
 
 
 # Flax.
@@ -284,13 +292,6 @@ def test_a_checkpoint_is_restored_onto_another_mesh(make, tmp_path):
     chex.assert_trees_all_close(
         jax.device_get(_trained_on(optimizer, *restored)), alone, rtol=1e-5, atol=1e-6
     )
-
-
-def _trained_on(optimizer, params, state, count=2):
-    step = jax.jit(functools.partial(_step, optimizer))
-    for _ in range(count):
-        params, state = step(params, state)
-    return params, state
 
 
 # Layers that start at zero.

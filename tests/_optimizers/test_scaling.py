@@ -46,8 +46,13 @@ def _gamma(params, p=2, damping=0.0):
 
 
 @pytest.mark.x64
-@both
-@pytest.mark.parametrize("p", [1, 2, 3.5, jnp.inf])
+@pytest.mark.parametrize(
+    "p, make",
+    [
+        *[(p, MAKERS["scale"]) for p in (1, 2, 3.5, jnp.inf)],
+        (3.5, MAKERS["precondition"]),
+    ],
+)
 def test_the_state_has_the_path_norm_and_the_metric_of_the_last_update(make, p):
     first, gradients = _problem(np.float64)
     second, _ = _problem(np.float64, seed=3)
@@ -111,19 +116,26 @@ def test_states_are_of_float64_if_a_parameter_is(make):
 # Units of the path norm at the start.
 
 
-@both
-@pytest.mark.parametrize("traced", [False, True])
-@pytest.mark.parametrize("options", [{}, {"update_every": 2}], ids=["each", "every"])
-def test_scalings_are_relative_to_the_first_path_norm_for_good(make, traced, options):
+@pytest.mark.parametrize(
+    "kind, traced, options",
+    [
+        ("scale", False, {}),
+        ("scale", True, {"update_every": 2}),
+        ("precondition", True, {}),
+        ("precondition", False, {"update_every": 2}),
+    ],
+    ids=str,
+)
+def test_scalings_are_relative_to_the_first_path_norm_for_good(kind, traced, options):
     start, gradients = _problem()
     first, second = (jax.tree.map(lambda leaf, c=c: c * leaf, start) for c in (16, 64))
     network = pathsgd.layered_network(first)
     if traced:
         network = pathsgd.trace_network(networks.apply, first, networks.spec(1, 3))
     several = [first, second, second]
-    relative = make(network, relative_to_start=True, **options)
+    relative = MAKERS[kind](network, relative_to_start=True, **options)
     steps = _updated(relative, gradients, *several)
-    plain = _updated(make(network, **options), gradients, *several)
+    plain = _updated(MAKERS[kind](network, **options), gradients, *several)
     unit = int(optax.tree.get(steps[0][1], "unit"))
     phi = float(pathsgd.path_norm(network, first))
     assert 0.5 <= phi / 2**unit < 1 and unit != 0
