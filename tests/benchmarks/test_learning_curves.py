@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import sys
 
 import matplotlib.image
@@ -43,6 +44,26 @@ def _tiny(monkeypatch):
 
 def command(folder, *more):
     return main([*ARGUMENTS, f"--output={folder}", *more])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A folder for what the command leaves, which runs in it once."""
+    return tmp_path_factory.mktemp("whole")
+
+
+@pytest.fixture
+def whole(_tiny, folders):
+    """What the command leaves, whose files tests only read."""
+    if not any(folders.iterdir()):
+        assert command(folders) == 0
+    return folders
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    """A folder of one's own with what the command leaves."""
+    return shutil.copytree(whole, tmp_path / "finished")
 
 
 def lines(path):
@@ -164,10 +185,11 @@ def test_step_sizes_are_chosen_on_points_that_are_not_tested_on(tmp_path, monkey
 @pytest.mark.parametrize(
     ("count", "recorded"), [(0, (0, 0)), (3, (0, 1)), (6, (2, 2)), (12, (6, 3))]
 )
-def test_an_interrupted_command_goes_on(tmp_path, interrupt, capsys, count, recorded):
-    whole, part = tmp_path / "whole", tmp_path / "part"
+def test_an_interrupted_command_goes_on(
+    tmp_path, whole, interrupt, capsys, count, recorded
+):
+    part = tmp_path / "part"
     files = [part / "curves.jsonl", part / "step_sizes.jsonl"]
-    assert command(whole) == 0
     capsys.readouterr()
     assert interrupt(count, part) == 130
     assert capsys.readouterr().err.count("\n") == 1
@@ -179,33 +201,29 @@ def test_an_interrupted_command_goes_on(tmp_path, interrupt, capsys, count, reco
         assert path.read_bytes().startswith(content)
 
 
-def test_step_sizes_in_one_program_leave_the_same(tmp_path, monkeypatch):
-    alone, together = tmp_path / "alone", tmp_path / "together"
-    command(alone)
+def test_step_sizes_in_one_program_leave_the_same(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(jobs, "groups", lambda task, make, rates: [rates])
-    command(together)
-    assert results(together) == results(alone)
-
-
-def test_a_finished_command_trains_nothing(tmp_path, untrained):
     command(tmp_path)
-    before = results(tmp_path)
-    (tmp_path / "learning_curves.png").unlink()
+    assert results(tmp_path) == results(whole)
+
+
+def test_a_finished_command_trains_nothing(finished, untrained):
+    before = results(finished)
+    (finished / "learning_curves.png").unlink()
     untrained()
-    assert command(tmp_path) == 0
-    assert results(tmp_path) == before
-    assert (tmp_path / "learning_curves.png").exists()
+    assert command(finished) == 0
+    assert results(finished) == before
+    assert (finished / "learning_curves.png").exists()
 
 
 @pytest.mark.parametrize("more", ["--epochs=5", "--seeds=3"])
-def test_more_of_the_same_is_appended(tmp_path, more):
-    extended, whole = tmp_path / "extended", tmp_path / "whole"
-    command(extended)
-    before = (extended / "curves.jsonl").read_bytes()
-    command(extended, more)
-    command(whole, more)
-    assert (extended / "curves.jsonl").read_bytes().startswith(before)
-    (curves, step_sizes), expected = results(extended), results(whole)
+def test_more_of_the_same_is_appended(tmp_path, finished, more):
+    at_once = tmp_path / "at_once"
+    before = (finished / "curves.jsonl").read_bytes()
+    command(finished, more)
+    command(at_once, more)
+    assert (finished / "curves.jsonl").read_bytes().startswith(before)
+    (curves, step_sizes), expected = results(finished), results(at_once)
     assert step_sizes == expected[1]
     assert sorted(map(str, curves)) == sorted(map(str, expected[0]))
 
@@ -249,17 +267,16 @@ def test_bad_arguments_are_refused_in_one_line(tmp_path, capsys, arguments, mess
     assert not (tmp_path / "results").exists()
 
 
-def test_other_settings_are_refused_and_nothing_is_changed(tmp_path, untrained, capsys):
-    command(tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+def test_other_settings_are_refused_and_nothing_is_changed(finished, untrained, capsys):
+    before = {path: path.read_bytes() for path in finished.iterdir()}
     untrained()
     capsys.readouterr()
     for setting in ("--width=7", "--batch-size=9", "--search-epochs=1"):
         with pytest.raises(SystemExit) as end:
-            command(tmp_path, setting)
+            command(finished, setting)
         assert end.value.code == 2
         assert capsys.readouterr().err.count("\n") == 1
-    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert before == {path: path.read_bytes() for path in finished.iterdir()}
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path, capsys):

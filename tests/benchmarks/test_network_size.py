@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import matplotlib.image
 import pytest
@@ -18,6 +19,20 @@ def lines(folder):
     """All that is recorded of the networks but times."""
     records = map(json.loads, (folder / "sizes.jsonl").read_text().splitlines())
     return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What the command leaves, whose files tests only read."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert command(folder) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(whole, tmp_path):
+    """A folder of one's own with what the command leaves."""
+    return shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
 
 
 @pytest.fixture
@@ -56,9 +71,8 @@ def test_it_leaves_records_its_configuration_and_a_picture(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("count", [0, 4])
-def test_an_interrupted_command_goes_on(tmp_path, interrupt, capsys, count):
-    whole, part = tmp_path / "whole", tmp_path / "part"
-    command(whole)
+def test_an_interrupted_command_goes_on(tmp_path, whole, interrupt, capsys, count):
+    part = tmp_path / "part"
     capsys.readouterr()
     assert interrupt(count, part) == 130
     assert capsys.readouterr().err.count("\n") == 1
@@ -70,25 +84,23 @@ def test_an_interrupted_command_goes_on(tmp_path, interrupt, capsys, count):
     assert lines(part) == lines(whole)
 
 
-def test_a_finished_command_only_draws(tmp_path, monkeypatch):
-    command(tmp_path)
-    figure = tmp_path / "network_size.png"
+def test_a_finished_command_only_draws(finished, monkeypatch):
+    figure = finished / "network_size.png"
     figure.unlink()
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = {path: path.read_bytes() for path in finished.iterdir()}
     monkeypatch.setattr(one_layer, "train_network", pytest.fail)
-    assert command(tmp_path) == 0
+    assert command(finished) == 0
     assert figure.exists()
     assert before == {path: path.read_bytes() for path in before}
 
 
 @pytest.mark.parametrize("more", ["--epochs=4", "--seeds=3", "--hidden-units=8"])
-def test_more_of_the_same_is_appended(tmp_path, more):
-    command(tmp_path)
-    before = (tmp_path / "sizes.jsonl").read_bytes()
-    command(tmp_path, more)
-    after = (tmp_path / "sizes.jsonl").read_bytes()
+def test_more_of_the_same_is_appended(finished, more):
+    before = (finished / "sizes.jsonl").read_bytes()
+    command(finished, more)
+    after = (finished / "sizes.jsonl").read_bytes()
     assert after.startswith(before) and len(after) > len(before)
-    keys = [(r["hidden_units"], r["seed"], r["epoch"]) for r in lines(tmp_path)]
+    keys = [(r["hidden_units"], r["seed"], r["epoch"]) for r in lines(finished)]
     assert len(set(keys)) == len(keys)
 
 
@@ -111,10 +123,9 @@ def test_bad_arguments_are_refused_in_one_line(tmp_path, capsys, arguments, mess
     assert not (tmp_path / "results").exists()
 
 
-def test_records_of_another_schedule_are_refused(tmp_path, monkeypatch, capsys):
-    command(tmp_path)
+def test_records_of_another_schedule_are_refused(finished, monkeypatch, capsys):
     other = one_layer.SETTINGS | {"step_size": 0.5}
     monkeypatch.setattr(one_layer, "SETTINGS", other)
     with pytest.raises(SystemExit):
-        command(tmp_path)
+        command(finished)
     assert "holds curves of step_size 0.1, not 0.5" in capsys.readouterr().err
