@@ -73,6 +73,7 @@ def test_the_scaling_of_a_part_is_that_of_the_whole(make, jitted):
     optimizer = nnx.Optimizer(model, make(network), wrt=HEAD)
     transformation = make(network)
     state = transformation.init(nnx.state(whole, nnx.Param))
+    step = nnx.jit(functools.partial(_step, wrt=HEAD))
     for k in range(3):
         gradients = nnx.state(_gradients(whole), nnx.Param)
         params = nnx.state(whole, nnx.Param)
@@ -83,7 +84,6 @@ def test_the_scaling_of_a_part_is_that_of_the_whole(make, jitted):
         head = nnx.to_pure_dict(optax.apply_updates(params, updates))["head"]
         nnx.update(whole, {"head": head})
         if jitted:
-            step = nnx.jit(functools.partial(_step, wrt=HEAD))
             step(model, optimizer, constants=nnx.state(model))
         else:
             _step(model, optimizer, HEAD)
