@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen, nnx
 from jax.tree_util import keystr
 
+from pathsgd_optax._networks.traced.interpreter import is_literal, live
 from pathsgd_optax._networks.traced.network import TracedNetwork
 from pathsgd_optax._networks.traced.tracing import trace_network
 from pathsgd_optax._vocabulary import Params, check_flags, described
@@ -31,6 +32,10 @@ def trace_linen(
 
     Its parameters are ``variables["params"]``. The other collections, if there are any,
     are its constants: ``constants={"batch_stats": batch_stats}``.
+
+    With ``gates=True``, BatchNorm is on the statistics of the batch, whether
+    ``train=True`` or not, and Dropout drops nothing; collections that then have no
+    influence, such as running averages, are no constants.
 
     Args:
       module: the module, as made, not bound.
@@ -71,15 +76,58 @@ def trace_linen(
     constants = {name: leaf for name, leaf in variables.items() if name != "params"}
     options = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
     inputs, completed = _inputs(x, args, kwargs)
+    mutable = options.pop("mutable", [*constants] if gates else False)
 
     def apply_fn(params: Params, inputs: Any, constants: Any = None) -> Any:
         args, kwargs = completed(inputs)
         collections = {"params": params, **(constants or {})}
-        return module.apply(collections, *args, **kwargs, **options)
+        outputs = module.apply(collections, *args, mutable=mutable, **kwargs, **options)
+        return outputs if mutable is False else outputs[0]
 
-    return trace_network(
-        apply_fn, variables["params"], inputs, constants or None, gates=gates
-    )
+    if not gates:
+        return trace_network(apply_fn, variables["params"], inputs, constants or None)
+    with linen.intercept_methods(_training):
+        return _with_gates(apply_fn, variables["params"], inputs, constants or None)
+
+
+def _training(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
+    """Statistics are those of the batch; nothing is dropped."""
+    module = context.module
+    if context.method_name != "__call__":
+        return method(*args, **kwargs)
+    if isinstance(module, linen.Dropout):
+        return args[0] if args else kwargs["inputs"]
+    if isinstance(module, linen.BatchNorm):
+        name, args = "use_running_average", args[:1]
+        if module.use_running_average is None:
+            kwargs = kwargs | {name: False}
+        else:
+            object.__setattr__(module, name, False)
+    return method(*args, **kwargs)
+
+
+def _with_gates(
+    apply_fn: Callable[..., Any], params: Params, inputs: Any, constants: Any
+) -> TracedNetwork:
+    """The network, of whose constants only those are left that it depends on."""
+    if constants is None or _depends(apply_fn, params, inputs, constants):
+        return trace_network(apply_fn, params, inputs, constants, gates=True)
+    fixed = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), constants)
+
+    def without(params: Params, inputs: Any) -> Any:
+        return apply_fn(params, inputs, fixed)
+
+    return trace_network(without, params, inputs, gates=True)
+
+
+def _depends(
+    apply_fn: Callable[..., Any], params: Params, inputs: Any, constants: Any
+) -> bool:
+    """Whether outputs depend on the constants."""
+    jaxpr = jax.make_jaxpr(apply_fn)(params, inputs, constants).jaxpr
+    last = jaxpr.invars[len(jaxpr.invars) - len(jax.tree.leaves(constants)) :]
+    used = {atom for eqn in live(jaxpr) for atom in eqn.invars if not is_literal(atom)}
+    return not used.isdisjoint(last)
 
 
 def trace_nnx(
@@ -89,7 +137,8 @@ def trace_nnx(
 
     Its parameters are ``nnx.state(model, nnx.Param)``. Running averages, if there are
     any, are its constants: ``constants=nnx.state(model, nnx.BatchStat)``. The model
-    itself stays as it is.
+    itself stays as it is. With ``gates=True``, BatchNorm is on the statistics of the
+    batch, and needs no constants.
 
     An optimizer of a part of the parameters, ``nnx.Optimizer(model, tx, wrt=head)``,
     divides by the scaling of the whole network, in which the others are fixed edges. It
@@ -146,11 +195,16 @@ def trace_nnx(
         others = jax.tree.map(lambda leaf: leaf, (averages, rest))
         copy = nnx.merge(graph, params, *others)
         copy.eval()
+        if gates:
+            copy.set_attributes(use_running_average=False, raise_if_not_found=False)
         args, kwargs = completed(inputs)
         return copy(*args, **kwargs)
 
     constants = statistics if jax.tree.leaves(statistics) else None
-    network = trace_network(apply_fn, params, inputs, constants, gates=gates)
+    if gates:
+        network = _with_gates(apply_fn, params, inputs, constants)
+    else:
+        network = trace_network(apply_fn, params, inputs, constants)
     itself = weakref.ref(model)
 
     def present() -> Any:

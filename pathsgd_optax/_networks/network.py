@@ -83,6 +83,9 @@ def resolved(unit: jax.Array, norm: Scaled) -> jax.Array:
 class Parameter(NamedTuple):
     """How one leaf of the parameter tree takes part in the network's paths.
 
+    Its paths end at the network's outputs, or, in a network with gates, at a
+    normalisation ("norm") or where they steer a gate ("gate").
+
     Example:
       >>> import jax
       >>> import pathsgd_optax as pathsgd
@@ -95,6 +98,7 @@ class Parameter(NamedTuple):
     shape: tuple[int, ...]
     role: str
     uses: int
+    end: str = "output"
 
 
 @runtime_checkable
@@ -163,13 +167,16 @@ class Described:
         p: float = 2,
         constants: Any = None,
     ) -> str:
-        """A table of the parameters: path, shape, role, uses.
+        """A table of the parameters: path, shape, role, uses; with gates, their ends.
 
         With ``params``, also the share of the path mass that runs through each: what
         would be gone if it were 0, which is at most all, however often it is used.
         """
         rows: list[tuple[str, ...]] = [("parameter", "shape", "role", "uses")]
         rows += [(x.path, str(x.shape), x.role, str(x.uses)) for x in self.parameters]
+        if _has_ends(self):
+            column = ["end", *(x.end for x in self.parameters)]
+            rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
         if params is not None:
             shares = path_shares(self, params, check_norm_order(p), constants)
             column = ["share", *(f"{float(share):.1%}" for share in shares)]
@@ -329,6 +336,8 @@ def path_shares(
 ) -> list[jax.Array]:
     """The part of the path mass that is gone without each of the leaves."""
     network.check(params, constants)
+    if _has_ends(network):
+        return _shares_of_ends(network, params, p, constants)
     measure = jax.jit(lambda params: network.path_norm(params, p, constants))
     phi = measure(params)
 
@@ -342,6 +351,28 @@ def path_shares(
         jnp.zeros(()) if parameter.role == NO_PATH else share(parameter.path)
         for parameter in network.parameters
     ]
+
+
+def _has_ends(network: PathNetwork) -> bool:
+    """Whether some paths end elsewhere than at the outputs."""
+    return any(x.end != "output" for x in network.parameters if x.role != NO_PATH)
+
+
+def _shares_of_ends(
+    network: PathNetwork, params: Params, p: float, constants: Any
+) -> list[jax.Array]:
+    """The part that runs through each of the leaves, with the units of ends as now."""
+
+    @jax.jit
+    def shares(params: Params) -> list[jax.Array]:
+        unit = jnp.int32(UNIT_OF_NORM)
+        norm, roots = network.scaling(params, p, constants=constants, unit=unit)
+        own = resolved(unit, norm)
+        phi = scale_by_power_of_two(norm.mantissa, norm.exponent - own)
+        terms = zip(leaves_of(network, params), roots, strict=True)
+        return [jnp.sum((jnp.abs(w) * root(f) / phi) ** p) for w, f in terms]
+
+    return [jnp.clip(share, 0, 1) for share in shares(params)]
 
 
 def _without(name: str, params: Params) -> Params:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import operator
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -14,12 +15,29 @@ from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Ray
 from pathsgd_optax._networks.traced.tape import Pull, Tape
-from pathsgd_optax._networks.traced.values import MASK, NO_EDGE, UNBOUNDED, Uses, Value
+from pathsgd_optax._networks.traced.values import (
+    GATE,
+    MASK,
+    NO_EDGE,
+    NORM,
+    UNBOUNDED,
+    Debt,
+    Factor,
+    Uses,
+    Value,
+)
 from pathsgd_optax._numerics.meshes import alike
 
 
 SHARDINGS = ("out_sharding", "sharding")
 """The parameters of primitives that tell how results are sharded, where traced."""
+
+
+RESHAPING = frozenset("broadcast_in_dim reshape squeeze transpose".split())
+"""The primitives that keep all entries, in another shape."""
+
+PARTS = frozenset("dynamic_slice gather slice split unstack".split())
+"""The primitives that may take some of the entries, and leave others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +52,9 @@ class Context:
       uses: the record of the parameters' uses.
       eqn: the equation that the rule is applied to.
       callers: the equations that have called the one that it is in, outermost first.
-      gates: whether clipping by constants, and products with what is clipped, have
-        paths.
+      gates: whether normalisations end paths, and gates multiply them.
       custom: the rules of `register_path_rule`, as they were when it was traced.
+      mixing: what equations owe that mix the examples of a batch, by their identities.
     """
 
     p: float
@@ -47,6 +65,7 @@ class Context:
     callers: tuple[JaxprEqn, ...] = ()
     gates: bool = False
     custom: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
+    mixing: Mapping[int, Debt] = dataclasses.field(default_factory=dict)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -80,7 +99,7 @@ class Context:
             return [_mass.of_sum(part, slopes[0].exponent, slopes) for part in parts]
 
         result = _mass.of_sum(mantissa, exponent, masses)
-        return self._recorded(result, masses, pull)
+        return self._recorded(result, masses, pull, function)
 
     def contract(self, function: Callable[..., jax.Array], x: Mass, y: Mass) -> Mass:
         """``function`` of the mantissas, which sums products of both.
@@ -106,7 +125,8 @@ class Context:
         result = _mass.settled(_mass.freed(product, unit), unit)
         if self.tape is None:
             return result
-        return self.tape.unit(*self.tape.record([result], (x, y), pull, layer=True))
+        made = self.tape.record([result], (x, y), pull, layer=True, function=function)
+        return self.tape.unit(*made)
 
     def multiply(self, x: Mass, y: Mass) -> Mass:
         """``x * y``, elementwise."""
@@ -121,7 +141,8 @@ class Context:
                 _mass.of_product(of_weight, slope, x),
             ]
 
-        return self._recorded(_mass.of_product(mantissa, x, y), (x, y), pull)
+        product = _mass.of_product(mantissa, x, y)
+        return self._recorded(product, (x, y), pull, operator.mul)
 
     def add(self, x: Mass, y: Mass) -> Mass:
         """``x + y``, elementwise."""
@@ -139,10 +160,42 @@ class Context:
             return function(*parts), None
         return jax.vjp(function, *alike(parts))
 
-    def _recorded(self, result: Mass, sources: Sequence[Mass], pull: Pull) -> Mass:
+    def _recorded(
+        self,
+        result: Mass,
+        sources: Sequence[Mass],
+        pull: Pull,
+        function: Callable[..., jax.Array],
+    ) -> Mass:
         if self.tape is None:
             return result
-        return self.tape.record([result], sources, pull)[0]
+        partial = self.eqn is not None and self.eqn.primitive.name in PARTS
+        made = self.tape.record(
+            [result], sources, pull, function=function, partial=partial
+        )
+        return made[0]
+
+    def quiet(self) -> "Context":
+        """The same one, that records nothing."""
+        return dataclasses.replace(self, tape=None, uses=Uses())
+
+    # Where paths end besides the outputs.
+
+    def normalise(self, x: Value, mean: Mass) -> None:
+        """Ends the paths to ``x``, in units of the mean of their masses."""
+        self.uses.end(NORM, x.leaves)
+        if self.tape is not None:
+            self.tape.normalised(self.settle(x).mass, mean)
+
+    def steer(self, factor: Factor) -> None:
+        """Ends the paths of what steers a gate that is used."""
+        for logits in factor.logits:
+            self.uses.end(GATE, logits.value.leaves)
+            if self.tape is not None:
+                size = jnp.broadcast_to(
+                    jnp.asarray(logits.size, self.dtype), logits.value.shape
+                )
+                self.tape.steered(logits.value.mass, _mass.mass(size, 1.0))
 
     # What values are made of.
 
@@ -176,7 +229,7 @@ class Context:
 
         broadcast = functools.partial(jnp.broadcast_to, shape=weight.shape)
         transpose = jax.linear_transpose(broadcast, carrier.mantissa)
-        return self._recorded(edge, [carrier], pull)
+        return self._recorded(edge, [carrier], pull, broadcast)
 
     def settle(self, x: Value) -> Value:
         """``x`` with its constant part as paths."""
@@ -211,7 +264,11 @@ class Context:
         else:
             factor = jnp.asarray(ratio, self.dtype)
             mass = self.multiply(x.mass, _mass.mass(factor, self.p))
-        return Value(None, mass, leaves=x.leaves, ray=ray)
+        bounds = (
+            0.0 if ray.below <= 0 <= ray.above else -math.inf,
+            0.0 if ray.above <= 0 <= ray.below else math.inf,
+        )
+        return Value(None, mass, leaves=x.leaves, ray=ray, bounds=bounds)
 
     def map(self, function: Callable[[jax.Array], jax.Array], x: Value) -> Value:
         """Applies a linear function, with coefficients 0 and 1, to each part."""
@@ -222,8 +279,12 @@ class Context:
             mass=None if x.mass is None else self.linear(function, x.mass),
             ray=Ray(),
             bounds=UNBOUNDED,
+            shifted=False,
             stem=None,
             terms=(),
+            factor=None,
+            centred=None,
+            multiple=None,
         )
 
     def moved(
@@ -231,12 +292,37 @@ class Context:
     ) -> Value:
         """Moves entries, or repeats them; ``how`` names where to."""
         terms = x.terms if x.is_weight else ()
+        again = functools.partial(self.moved, function, how=how)
+        result = self.map(function, x)
+        if self.tape is not None and x.mass is not None and _is_whole(how):
+            self.tape.moved(result.mass, before=x.mass)
         return dataclasses.replace(
-            self.map(function, x),
+            result,
             ray=x.ray.moved(how),
             bounds=x.bounds,
+            shifted=x.shifted,
             stem=None if x.stem is None else (x.stem, how),
-            terms=tuple(self.moved(function, term, how) for term in terms),
+            terms=tuple(map(again, terms)),
+            factor=None
+            if x.factor is None
+            else self.moved_factor(function, x.factor, how),
+            centred=None if x.centred is None else again(x.centred),
+        )
+
+    def moved_factor(
+        self, function: Callable[[jax.Array], jax.Array], x: Factor, how: Hashable
+    ) -> Factor:
+        """Moves the entries of a factor."""
+
+        def moved(array: Any) -> Any:
+            return array if array is None or is_number(array) else function(array)
+
+        return dataclasses.replace(
+            x,
+            size=moved(x.size),
+            mean=None if x.mean is None else _mass.sum_by(function, x.mean),
+            weight=None if x.weight is None else self.moved(function, x.weight, how),
+            value=moved(x.value),
         )
 
     def shaped(self, x: Value) -> Value:
@@ -244,7 +330,19 @@ class Context:
         if x.shape == self.out_shape and _shaped_alike(x):
             return x
         broadcast = functools.partial(jnp.broadcast_to, shape=self.out_shape)
-        return self.moved(broadcast, x, ("broadcast", self.out_shape))
+        if x.is_data and x.shape == self.out_shape:
+            return dataclasses.replace(x, offset=broadcast(x.offset))
+        return self.moved(broadcast, x, ("broadcast_in_dim", self.out_shape))
+
+
+def _is_whole(how: Hashable) -> bool:
+    """Whether it keeps all entries."""
+    return isinstance(how, tuple) and how[0] in RESHAPING
+
+
+def is_number(size: Any) -> bool:
+    """Whether a size is that of all entries."""
+    return isinstance(size, float | int)
 
 
 def _shaped_alike(x: Value) -> bool:

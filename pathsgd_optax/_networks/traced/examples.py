@@ -14,6 +14,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from pathsgd_optax._networks.traced.interpreter import live
 from pathsgd_optax._networks.traced.places import place
 from pathsgd_optax._networks.traced.reasons import MIXED
+from pathsgd_optax._networks.traced.values import Debt
 
 
 ALONG = frozenset(
@@ -39,6 +40,7 @@ class _Pair:
     large: JaxprEqn
     batch: int
     callers: tuple[JaxprEqn, ...]
+    found: dict[int, Debt]
 
     def axes(self, side: str, k: int) -> set[int]:
         """The axes of the examples of an operand, or of a result."""
@@ -51,22 +53,27 @@ def _shape(atom: Any) -> tuple[int, ...]:
     return atom.aval.shape
 
 
-def check_examples(
+def mixing_equations(
     small: Jaxpr, large: Jaxpr, data: Sequence[bool], batch: int
-) -> None:
-    """Raises a ValueError where a function of any number of examples mixes them.
+) -> dict[int, Debt]:
+    """Where a function of any number of examples mixes them.
 
     Args:
       small: the function for a batch of this size.
       large: the function for twice as many examples.
       data: which of the arguments depend on the inputs.
       batch: the smaller size, at least 2.
+
+    Returns:
+      From the identity of an equation of the smaller function to what it owes.
     """
+    found: dict[int, Debt] = {}
     if all(
         _shape(x) != _shape(y)
         for x, y in zip(small.outvars, large.outvars, strict=True)
     ):
-        _follow(small, large, data, batch, ())
+        _follow(small, large, data, batch, (), found)
+    return found
 
 
 def _follow(
@@ -75,6 +82,7 @@ def _follow(
     data: Sequence[bool],
     batch: int,
     callers: tuple[JaxprEqn, ...],
+    found: dict[int, Debt],
 ) -> list[bool]:
     """Which of the results depend on the inputs."""
     equations = [live(jaxpr) for jaxpr in (small, large)]
@@ -87,7 +95,7 @@ def _follow(
         return not isinstance(atom, Literal) and known.get(atom, False)
 
     for eqn, twice in zip(*equations, strict=True):
-        pair = _Pair(eqn, twice, batch, callers)
+        pair = _Pair(eqn, twice, batch, callers, found)
         results = _results(pair, [read(atom) for atom in pair.small.invars])
         known.update(zip(pair.small.outvars, results, strict=True))
     return [read(atom) for atom in small.outvars]
@@ -125,7 +133,8 @@ def _of_body(pair: _Pair, small: Jaxpr, large: Jaxpr, data: list[bool]) -> list[
         rows = sum(map(_is_row, eqn.outvars, small.outvars))
         start -= len(eqn.outvars) - rows
     while True:
-        results = _follow(small, large, data, pair.batch, (*pair.callers, eqn))
+        callers = (*pair.callers, eqn)
+        results = _follow(small, large, data, pair.batch, callers, pair.found)
         carry = [x or y for x, y in zip(data[start:end], results, strict=False)]
         if carry == data[start:end]:
             return results
@@ -137,7 +146,7 @@ def _is_row(outer: Any, inner: Any) -> bool:
 
 
 def _check(pair: _Pair, data: list[bool], results: list[bool]) -> None:
-    """Raises a ValueError if a result for one example depends on others."""
+    """Notes where a result for one example depends on others."""
     given = {k: pair.axes("invars", k) for k, is_data in enumerate(data) if is_data}
     made = [pair.axes("outvars", k) for k, is_data in enumerate(results) if is_data]
     most = max(map(len, given.values()))
@@ -146,8 +155,9 @@ def _check(pair: _Pair, data: list[bool], results: list[bool]) -> None:
         or any(axes & _touched(pair.small, k) for k, axes in given.items())
         or any(axes & _parted(pair) for axes in given.values())
     ):
-        eqns = (*pair.callers, pair.small)
-        raise ValueError(f"{pair.small.primitive.name}{place(eqns)} {MIXED}")
+        eqns, name = (*pair.callers, pair.small), pair.small.primitive.name
+        debt = Debt(("examples", id(pair.small)), f"{name}{place(eqns)} {MIXED}")
+        pair.found.setdefault(id(pair.small), debt)
 
 
 def _touched(eqn: JaxprEqn, k: int) -> set[int]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.context import RESHAPING, Context
 from pathsgd_optax._networks.traced.reasons import DIVIDED, INTEGERS, SCALED, WRITTEN
 from pathsgd_optax._networks.traced.values import (
     Inputs,
@@ -59,9 +59,6 @@ BINARY = frozenset(
 
 SCALING = frozenset(["add", "add_any", "div", "mul", "neg", "sub"])
 """The primitives that scale and shift, elementwise."""
-
-RESHAPING = frozenset("broadcast_in_dim reshape squeeze transpose".split())
-"""The primitives that keep scaled and shifted units so."""
 
 PRODUCTS = frozenset(["conv_general_dilated", "div", "dot_general", "mul"])
 """The primitives that multiply. Of what the inputs make, masks alone multiply data."""
@@ -143,6 +140,8 @@ def _entered(context: Context, x: Inputs, aval: Any, data: bool) -> Value:
         is_scaled = x.affine is not None and name in SCALING and not data
         return x.affine if is_scaled else units(context, x, aval)
     if not x.binary:
+        if context.gates and name != "div":
+            return units(context, x, aval)
         raise NoPathError(DIVIDED if name == "div" else SCALED)
     return Value(live(context, x, aval))
 

@@ -11,12 +11,13 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import given, is_given
 from pathsgd_optax._networks.traced.places import place
-from pathsgd_optax._networks.traced.reasons import CONTROL
+from pathsgd_optax._networks.traced.reasons import CONTROL, GATES
 from pathsgd_optax._networks.traced.rules.registry import (
     CALLS,
     all_constant,
     apply_rule,
     constant,
+    needs_gates,
 )
 from pathsgd_optax._networks.traced.scans import Operands, parted, scan
 from pathsgd_optax._networks.traced.values import (
@@ -54,6 +55,11 @@ def _literal(atom: Literal) -> Value:
     return constant(np.asarray(atom.val, aval.dtype))
 
 
+def is_literal(atom: Any) -> bool:
+    """Whether it is a number that stands in the program."""
+    return isinstance(atom, Literal)
+
+
 def live(jaxpr: Jaxpr) -> list[JaxprEqn]:
     """The equations that the results depend on."""
     needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
@@ -80,10 +86,24 @@ def _evaluate(
         _check(operands)
         if flow is not None and not all_constant(operands):
             return flow(context, operands)
-        return apply_rule(context, operands)
+        return _owing(context, apply_rule(context, operands))
     except NoPathError as error:
-        where = f"{eqn.primitive.name}{place((*context.callers, eqn))}"
-        raise ValueError(f"{where} has no path semantics: {error}") from None
+        name, reason = eqn.primitive.name, str(error)
+        where = f"{name}{place((*context.callers, eqn))}"
+        advice = "" if context.gates or not needs_gates(name, reason) else GATES
+        message = f"{where} has no path semantics: {reason}{advice}"
+        raise ValueError(message) from None
+
+
+def _owing(context: Context, results: Sequence[Operand]) -> list[Operand]:
+    """The results, with what they owe if they mix examples."""
+    if id(context.eqn) not in context.mixing:
+        return list(results)
+    debt = frozenset([(context.mixing[id(context.eqn)], 1)])
+    return [
+        dataclasses.replace(x, leaves=x.leaves | debt) if isinstance(x, Value) else x
+        for x in results
+    ]
 
 
 def _check(operands: Sequence[Operand]) -> None:

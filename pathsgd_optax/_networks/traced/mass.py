@@ -79,6 +79,16 @@ def zeros_like(x: Mass) -> Mass:
     return of_exponent(jnp.zeros_like(x.mantissa), NOWHERE)
 
 
+def ones_like(x: Mass) -> Mass:
+    """The mass of units."""
+    return of_exponent(jnp.ones_like(x.mantissa), 0)
+
+
+def broadcast(x: Mass, shape: Sequence[int]) -> Mass:
+    """The same numbers, repeated along axes of size 1."""
+    return dataclasses.replace(x, mantissa=jnp.broadcast_to(x.mantissa, shape))
+
+
 def mass(x: jax.Array, p: float) -> Mass:
     """``abs(x)**p``, elementwise.
 
@@ -263,6 +273,13 @@ def sum_by(function: Callable[..., jax.Array], *masses: Mass) -> Mass:
     return of_sum(function(*mantissas), exponent, masses)
 
 
+def added(x: Mass, *others: Mass) -> Mass:
+    """The sum, elementwise."""
+    if not others:
+        return x
+    return sum_by(lambda *parts: functools.reduce(jnp.add, parts), x, *others)
+
+
 def of_sum(mantissa: jax.Array, exponent: jax.Array, masses: Sequence[Mass]) -> Mass:
     """What a linear function has made of masses."""
     terms = sum(x.mantissa.size for x in masses) // max(mantissa.size, 1)
@@ -277,6 +294,11 @@ def of_product(mantissa: jax.Array, x: Mass, y: Mass) -> Mass:
     return Mass(mantissa, x.exponent + y.exponent, slack=slack)
 
 
+def times_number(x: Mass, number: float) -> Mass:
+    """``number * x``, for a moderate number."""
+    return normalized(dataclasses.replace(x, mantissa=x.mantissa * number, node=None))
+
+
 def quotient(x: Mass, y: Mass) -> Mass:
     """``x / y``, elementwise, and 0 where ``y`` is."""
     x, y = normalized(x), normalized(y)
@@ -287,6 +309,12 @@ def quotient(x: Mass, y: Mass) -> Mass:
 def total(x: Mass) -> Mass:
     """The sum of all entries."""
     return Mass(jnp.sum(x.mantissa), x.exponent)
+
+
+def inner(x: Mass, y: Mass) -> Mass:
+    """The sum of the products of the entries."""
+    x, y = collapsed(normalized(x)), collapsed(normalized(y))
+    return total(of_product(x.mantissa * y.mantissa, x, y))
 
 
 def root(x: Mass, p: float) -> Scaled:

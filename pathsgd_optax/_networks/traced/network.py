@@ -30,7 +30,7 @@ from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.outputs import ends
 from pathsgd_optax._networks.traced.rules.operands import Rule
 from pathsgd_optax._networks.traced.rules.registry import constant
-from pathsgd_optax._networks.traced.tape import Tape
+from pathsgd_optax._networks.traced.tape import End, Ends, Tape
 from pathsgd_optax._networks.traced.values import Inputs, Uses, Value
 from pathsgd_optax._numerics.meshes import partitioned
 from pathsgd_optax._numerics.scaled import Scaled
@@ -120,9 +120,13 @@ class TracedNetwork(Described):
 def _path_norm(
     leaves: Sequence[jax.Array], constants: Any, *, network: TracedNetwork, p: float
 ) -> Scaled:
-    context = context_of(leaves, p, None, network.custom, network.gates)
+    tape = Tape() if network.gates else None
+    context = _context(leaves, p, tape, network)
     output = _run(context, network, weights_of(context, leaves), constants)
-    return _mass.root(_mass.total(output), p)
+    if tape is None:
+        return _mass.root(_mass.total(output), p)
+    ends = tape.ends([End(output, _mass.ones_like(output))])
+    return _mass.root(_total(output, ends, tape), p)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p"))
@@ -136,13 +140,12 @@ def _scaling(
     p: float,
 ) -> Scaling:
     tape = Tape(None if damping is None else _mass.mass(damping, p))
-    context = context_of(leaves, p, tape, network.custom, network.gates)
+    context = _context(leaves, p, tape, network)
     weights = weights_of(context, leaves)
     output = _run(context, network, weights, constants)
-    phi = _mass.total(output)
-    end = _mass.of_exponent(jnp.ones_like(output.mantissa), 0)
-    slopes = tape.slopes([(output, end)], [x.mass for x in weights], [output])
-    norm = _mass.root(phi, p)
+    ends = tape.ends([End(output, _mass.ones_like(output))])
+    slopes = tape.slopes(ends, [x.mass for x in weights])
+    norm = _mass.root(_total(output, ends, tape), p)
     unit = resolved(unit, norm)
     factors = (
         () if parameter.role == NO_PATH else _mass.factors_of_root(slope, p, unit)
@@ -151,17 +154,25 @@ def _scaling(
     return Scaling(norm, tuple(factors))
 
 
-def context_of(
-    leaves: Sequence[jax.Array],
-    p: float,
-    tape: Tape | None,
-    custom: Mapping[str, Rule],
-    gates: bool,
+def _total(output: Mass, ends: Ends, tape: Tape) -> Mass:
+    """The masses of all paths, wherever they have ended."""
+    return _mass.added(_mass.total(output), *tape.ended(ends, outputs=1))
+
+
+def _context(
+    leaves: Sequence[jax.Array], p: float, tape: Tape | None, network: TracedNetwork
 ) -> Context:
     """What rules know, for parameters of these dtypes."""
     dtype = path_dtype(*leaves)
     _check_order(p, dtype)
-    return Context(p, dtype, tape, Uses(), gates=gates, custom=custom)
+    return Context(
+        p,
+        dtype,
+        tape,
+        Uses(),
+        gates=network.gates,
+        custom=network.custom,
+    )
 
 
 def _check_order(p: float, dtype: jnp.dtype) -> None:

@@ -10,7 +10,7 @@ from jax.tree_util import keystr
 
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.mass import Mass
-from pathsgd_optax._networks.traced.values import Operand, Value
+from pathsgd_optax._networks.traced.values import Factor, Operand, Value
 
 
 def output_names(outputs: Any, one: Any, batch: int) -> list[str]:
@@ -39,6 +39,11 @@ def output_names(outputs: Any, one: Any, batch: int) -> list[str]:
 def check_ends(names: Sequence[str], outputs: Sequence[Operand]) -> None:
     """Raises unless paths lead to all outputs."""
     for name, output in zip(names, outputs, strict=True):
+        if isinstance(output, Factor):
+            raise ValueError(
+                f"{name} of apply_fn are a gate's, which no paths lead to. Leave a "
+                "softmax to the loss, and return the logits."
+            )
         if not (isinstance(output, Value) and output.is_data):
             raise ValueError(
                 f"{name} of apply_fn are not floating values that depend on x and on "

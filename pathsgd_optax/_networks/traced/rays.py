@@ -8,12 +8,38 @@ with ``x > 0`` are, too.
 import dataclasses
 import functools
 import itertools
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from typing import NamedTuple
 
 import jax
 
 
 _NAMES = itertools.count()
+
+
+class Moved(NamedTuple):
+    """The name of an array whose entries are those of another one, in other places."""
+
+    name: Hashable
+    how: Hashable
+
+
+class Summed(NamedTuple):
+    """The name of an array of sums, or of largest entries, of another one."""
+
+    name: Hashable
+    how: Hashable
+
+
+def lineage(name: Hashable) -> Iterator[Hashable]:
+    """The array itself, what it is summed of, what that is summed of..., unmoved."""
+    while True:
+        while isinstance(name, Moved):
+            name = name.name
+        yield name
+        if not isinstance(name, Summed):
+            return
+        name = name.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +77,21 @@ class Ray:
 
     def moved(self, how: Hashable) -> "Ray":
         """That of the entries in other places, which ``how`` tells."""
-        others = frozenset((name, how) for name in self.others)
-        return dataclasses.replace(self, name=(self.name, how), others=others)
+        others = frozenset(Moved(name, how) for name in self.others)
+        return dataclasses.replace(self, name=Moved(self.name, how), others=others)
+
+    def summed(self, how: Hashable) -> "Ray":
+        """That of sums, or of the largest, of the entries."""
+        return Ray(name=Summed(self.name, (how, self.above, self.below)))
+
+    def centred(self, other: "Ray") -> "Ray":
+        """That of the same array, of which some of its sums were taken."""
+        return Ray(name=Moved(self.name, ("centred", other)))
+
+    @property
+    def bases(self) -> frozenset[Hashable]:
+        """What it has the size of, up to a factor: itself, and what it multiplies."""
+        return frozenset(next(lineage(name)) for name in (self.name, *self.others))
 
     def is_related_to(self, other: "Ray") -> bool:
         """Whether one is a multiple of the other, by whatever factor."""

@@ -16,8 +16,7 @@ PRODUCT = (
 STATISTICS = (
     "it squares a value that depends on the inputs, as the statistics of LayerNorm, of "
     "GroupNorm, and of BatchNorm in training mode do. Run BatchNorm on its running "
-    "averages: train=False or use_running_average=True, or model.eval() in nnx. The "
-    "others have none: BatchNorm in their place has paths."
+    "averages: train=False or use_running_average=True, or model.eval() in nnx."
 )
 RANDOM = (
     "it uses random numbers as noise does: dropout is active. Trace the network "
@@ -61,12 +60,19 @@ ROOT = (
 )
 CLIPPED = (
     "it clips at a constant that isn't known to be 0, as relu6 and jnp.clip do, which "
-    "moves when the units are rescaled. Use relu, or trace with gates=True: it has the "
-    "paths of its argument then."
+    "moves when the units are rescaled. Use relu."
 )
 COMPARISON = (
     "it computes with a comparison, as gates do. Only where(x > 0, x, a * x) and the "
     "like are ReLUs; write relu as jax.nn.relu or jnp.maximum(x, 0). " + HOMOGENEOUS
+)
+CENTRED = (
+    "a mean is divided by a root of the second moment of what it is a mean of, and not "
+    "taken from it. Divide what is normalised itself."
+)
+STATISTIC = (
+    "a statistic of data, such as a variance or the sum of a softmax, does something "
+    "else than to divide what it is made of. " + HOMOGENEOUS
 )
 POWER = "it takes a power of a value that depends on the inputs. " + HOMOGENEOUS
 DIVISION = "it divides by a value that depends on the inputs. " + HOMOGENEOUS
@@ -102,4 +108,13 @@ DEVICES = (
 SYSTEM = (
     "it solves a system for too many unknowns. Multiply by the inverse of its matrix, "
     "jnp.linalg.inv(a)."
+)
+
+READ_WITH_GATES = frozenset(
+    [CLIPPED, COMPARISON, DIVISION, ORDER, POWER, PRODUCT, ROOT, STATISTICS]
+)
+"""What is no reason in a network with gates, or a rarer one."""
+GATES = (
+    " Or trace with gates=True: normalisations end the paths then, and gates, bounded "
+    "functions and attention multiply them by their size."
 )

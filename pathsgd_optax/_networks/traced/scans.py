@@ -22,7 +22,7 @@ from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import is_binary, is_given, parts, units
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Ray
-from pathsgd_optax._networks.traced.tape import Tape
+from pathsgd_optax._networks.traced.tape import End, Tape
 from pathsgd_optax._networks.traced.values import (
     Inputs,
     NoPathError,
@@ -69,9 +69,8 @@ def scan(context: Context, body: Body, operands: Operands) -> list[Operand]:
         return results
     pull = functools.partial(_backward, context, step, operands, before)
     sources = _masses([*itertools.chain(*operands)])
-    return _with_masses(
-        results, context.tape.record(_masses(results), sources, pull, True)
-    )
+    made = context.tape.record(_masses(results), sources, pull, layer=True)
+    return _with_masses(results, made)
 
 
 def parted(operands: Sequence[Operand], eqn: JaxprEqn, body: Jaxpr) -> Operands:
@@ -111,17 +110,38 @@ def _forward(
     context: Context, step: Step, operands: Operands
 ) -> tuple[list[Operand], list[Operand], list[Operand]]:
     """What is carried in the end, the stacks, and what was carried into each step."""
-    quiet = dataclasses.replace(context, uses=Uses(), tape=None)
     keep = context.tape is not None
 
     def scanned(carry: list[Operand], rows: list[Operand]) -> Any:
-        after, outs = step(quiet, operands._replace(carry=carry, rows=rows))
-        return _each(_sealed, after), (outs, carry if keep else [])
+        now = operands._replace(carry=carry, rows=rows)
+        after, outs, ended = _observed(context, step, now)
+        return _each(_sealed, after), (outs, carry if keep else [], ended)
 
     carry = _each(_sealed, operands.carry)
     course, constants = _course(context), operands.constants
-    after, (stacks, before) = _run(scanned, carry, operands.rows, constants, course)
+    after, (stacks, before, ended) = _run(
+        scanned, carry, operands.rows, constants, course
+    )
+    if context.tape is not None:
+        context.tape.elsewhere += [_mass.total(_unstacked(x)) for x in ended]
     return after, stacks, before
+
+
+def _observed(
+    context: Context, step: Step, operands: Operands
+) -> tuple[list[Operand], list[Operand], list[Mass]]:
+    """What a step carries on, its rows, and the masses of the paths that end in it."""
+    if context.tape is None or not context.gates:
+        return *step(context.quiet(), operands), []
+    tape = Tape()
+    operands = Operands(*(_each(tape.leaf, part) for part in operands))
+    after, outs = step(dataclasses.replace(context.quiet(), tape=tape), operands)
+    going = [End(x, _mass.ones_like(x)) for x in _masses(after + outs)]
+    ended = tape.ended(tape.ends(going), outputs=len(going))
+    after, outs = (_each(_without_node, part) for part in (after, outs))
+    if not ended:
+        return after, outs, []
+    return after, outs, [_sealed(_mass.added(*ended))]
 
 
 def _backward(
@@ -170,9 +190,10 @@ def _slopes_of_step(
     operands = Operands(*(_each(tape.leaf, part) for part in operands))
     context = dataclasses.replace(context, uses=Uses(), tape=tape)
     after, outs = step(context, operands)
-    ends = list(zip(_masses(after + outs), slopes, strict=True))
+    going = [*map(End, _masses(after + outs), slopes)]
     leaves = [_masses(part) for part in operands]
-    slopes = tape.slopes(ends, [*itertools.chain(*leaves)])
+    ends = tape.ends(going)
+    slopes = tape.slopes(ends, [*itertools.chain(*leaves)], final=False)
     found = map(_mass.collapsed, slopes)
     return [list(itertools.islice(found, len(part))) for part in leaves]
 
@@ -209,6 +230,10 @@ def _stable(context: Context, step: Step, operands: Operands) -> list[Operand]:
     """
     carry = [_like(context, x, x) for x in operands.carry]
     try:
+        if context.gates:
+            carry = _started(
+                context, carry, _closed(context.quiet(), step, operands, carry)
+            )
         return _closed(context, step, operands, carry)
     except ValueError:
         data = [_as_data(context, x) for x in carry]
@@ -217,6 +242,16 @@ def _stable(context: Context, step: Step, operands: Operands) -> list[Operand]:
         with contextlib.suppress(ValueError):
             return _closed(context, step, operands, data)
         raise
+
+
+def _started(
+    context: Context, carry: list[Operand], later: list[Operand]
+) -> list[Operand]:
+    """The carry, with what becomes data as data: a gate is no path through zeros."""
+    return [
+        _as_data(context, x) if isinstance(y, Value) and y.is_data else x
+        for x, y in zip(carry, later, strict=True)
+    ]
 
 
 def _closed(
@@ -292,7 +327,9 @@ def _renamed(x: Operand) -> Operand:
 def _alone(x: Operand) -> Operand:
     if isinstance(x, Inputs):
         return dataclasses.replace(x, affine=None)
-    return dataclasses.replace(x, terms=()) if isinstance(x, Value) else x
+    if not isinstance(x, Value):
+        return x
+    return dataclasses.replace(x, terms=(), factor=None, centred=None, multiple=None)
 
 
 def _repeated(x: Operand, length: int) -> Operand:
@@ -329,6 +366,10 @@ def _with_masses(operands: Sequence[Operand], masses: Iterable[Mass]) -> list[Op
 def _sealed(x: Mass) -> Mass:
     """A mass as each step has it: without a node, and with a mantissa near 1."""
     return dataclasses.replace(_mass.normalized(x), node=None)
+
+
+def _without_node(x: Mass) -> Mass:
+    return dataclasses.replace(x, node=None)
 
 
 def _stacked(x: Mass, length: int) -> Mass:

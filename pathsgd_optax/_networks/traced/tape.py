@@ -6,10 +6,15 @@ mass of those that enter. Slopes by mantissas, as `jax.vjp` has them, would have
 in range at the exponents of the forward pass, and are not.
 """
 
+import dataclasses
 import functools
+import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
 
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.mass import Mass
@@ -22,9 +27,38 @@ Pull: TypeAlias = Callable[[list[Mass]], Sequence[Mass]]
 
 class _Operation(NamedTuple):
     results: list[Mass]
-    sources: tuple[int | None, ...]
+    sources: list[Mass]
     pull: Pull
     layer: bool
+    function: Callable[..., jax.Array] | None
+    partial: bool
+
+
+class End(NamedTuple):
+    """A value where paths end, and the slope that it has for it."""
+
+    value: Mass
+    slope: Mass
+
+
+class Ends(NamedTuple):
+    """Where paths end.
+
+    Args:
+      paths: at outputs and at normalisations.
+      gates: of what does nothing but steer gates.
+      reached: what leads to the former, by nodes: in all entries, or in some.
+      steering: the nodes of what parameters lead to that don't, or not all of them.
+    """
+
+    paths: list[End]
+    gates: list[End]
+    reached: dict[int | None, Any]
+    steering: set[int | None]
+
+    def closed(self, x: Mass) -> Any:
+        """The entries from which no way leads back to what does nothing but steer."""
+        return self.reached.get(x.node) if x.node in self.steering else True
 
 
 class Tape:
@@ -33,16 +67,24 @@ class Tape:
     A rewriting of a mass (normalisation, alignment) keeps its node: it is the same
     number, and so has the same slope.
 
-    With damping, the p-th power of tau, every unit is an output, too, in units of its
-    own: its slope is at least this number over its mass. Units are what contractions
-    result in, with their biases, but for the outputs.
+    Paths end in units of the value where they end. What enters a normalisation is an
+    output over its mean, unless it goes elsewhere, too: it is counted where that way
+    ends. What steers a gate ends there, for those entries of parameters that lead to
+    no other end. With damping, the p-th power of tau, every unit is an output, too: its
+    slope is at least this number over its mass. Units are what contractions result in,
+    with their biases, but for outputs.
     """
 
     def __init__(self, damping: Mass | None = None) -> None:
         self.damping = damping
+        self.elsewhere: list[Mass] = []
+        """The masses of paths that have ended inside of scans."""
         self._operations: list[_Operation] = []
         self._nodes = 0
         self._units: set[int | None] = set()
+        self._moved: dict[int | None, int | None] = {}
+        self._norms: dict[int | None, End] = {}
+        self._gates: dict[int | None, End] = {}
 
     def leaf(self, x: Mass) -> Mass:
         """The same number, as one to have a slope."""
@@ -55,17 +97,25 @@ class Tape:
         sources: Sequence[Mass],
         pull: Pull,
         layer: bool = False,
+        function: Callable[..., jax.Array] | None = None,
+        partial: bool = False,
     ) -> list[Mass]:
         """The results of an operation, with the slopes of ``pull``.
 
-        What is before a layer is no output, even if its results are.
+        What is before a layer is no output, even if its results are. ``function`` is
+        what makes the only result, ``partial`` if it doesn't use all of its sources.
         """
-        nodes = tuple(x.node for x in sources)
-        if not any(nodes):
+        if not any(x.node for x in sources):
             return list(results)
-        made = [self.leaf(x) for x in results]
-        self._operations.append(_Operation(made, nodes, pull, layer))
+        made = [*map(self.leaf, results)]
+        operation = _Operation(made, [*sources], pull, layer, function, partial)
+        self._operations.append(operation)
         return made
+
+    def moved(self, x: Mass, before: Mass) -> None:
+        """Notes that both are the same entries."""
+        if x.node is not None:
+            self._moved[x.node] = before.node
 
     def unit(self, x: Mass, before: Mass | None = None) -> Mass:
         """The mass of a unit; ``before`` was that without its bias, if it was one."""
@@ -75,45 +125,160 @@ class Tape:
             self._units = self._units - {before.node} | {x.node}
         return x
 
+    def normalised(self, x: Mass, mean: Mass) -> None:
+        """Notes that paths may end in ``x``, in units of this mean of masses."""
+        slope = _mass.quotient(_mass.ones_like(x), _mass.broadcast(mean, x.shape))
+        node = x.node
+        while node in self._moved:
+            node = self._moved[node]
+        if node is not None:
+            self._norms.setdefault(node, End(x, slope))
+
+    def steered(self, x: Mass, size: Mass) -> None:
+        """Notes that ``x`` steers a gate of this size."""
+        if x.node is not None:
+            self._gates.setdefault(x.node, End(x, size))
+
+    def ends(self, outputs: Sequence[End]) -> Ends:
+        """Where paths end, if some of them do in ``outputs``."""
+        paths, rest = list(outputs), dict(self._norms)
+        reached: dict[int | None, Any] = {end.value.node: True for end in outputs}
+        for operation in reversed(self._operations):
+            for x in operation.results:
+                if (
+                    x.node in rest
+                    and (end := rest.pop(x.node))
+                    and x.node not in reached
+                ):
+                    paths.append(end)
+                    reached[x.node] = reached[end.value.node] = True
+            self._reach(operation, reached)
+        paths += [end for node, end in rest.items() if node not in reached]
+        steering = self._steering(reached) if self._gates else set()
+        gates = [
+            End(end.value, _unreached(end.slope, reached.get(node)))
+            for node, end in self._gates.items()
+            if node in steering
+        ]
+        return Ends(paths, gates, reached, steering)
+
+    def ended(self, ends: Ends, outputs: int) -> list[Mass]:
+        """The masses of the paths that have ended, but for so many outputs."""
+        others = [*ends.paths[outputs:], *ends.gates]
+        return [*(_mass.inner(*end) for end in others), *self.elsewhere]
+
+    def _steering(self, reached: Mapping[int | None, Any]) -> set[int | None]:
+        """What leads only to gates, or some of whose entries do, from leaves on."""
+        made = {x.node for operation in self._operations for x in operation.results}
+        nodes = {*range(1, self._nodes + 1)} - made
+        found = {node for node in nodes if reached.get(node) is not True}
+        for operation in self._operations:
+            if not found.isdisjoint(_nodes(operation.sources)):
+                results = _nodes(operation.results)
+                found.update(k for k in results if reached.get(k) is not True)
+        return found
+
+    def _reach(self, operation: _Operation, reached: dict[int | None, Any]) -> None:
+        """Marks what leads to a result that leads to an end."""
+        masks = [reached.get(x.node) for x in operation.results]
+        if all(mask is None for mask in masks):
+            return
+        led = _leading(operation, masks) if self._gates else itertools.repeat(True)
+        for x, mask in zip(operation.sources, led, strict=False):
+            reached[x.node] = _either(reached.get(x.node), mask)
+
     def slopes(
-        self,
-        ends: Sequence[tuple[Mass, Mass]],
-        leaves: Sequence[Mass],
-        outputs: Sequence[Mass] = (),
+        self, ends: Ends, leaves: Sequence[Mass], final: bool = True
     ) -> list[Mass]:
         """The masses of the paths from each leaf to the ends.
 
         Args:
-          ends: values, each with its slope.
+          ends: where they end.
           leaves: values without operations.
-          outputs: those of the ends that are the network's outputs.
+          final: whether no paths go on from there.
 
         Returns:
           The slope of each leaf, with an exponent for each row where there are several.
         """
-        found: dict[int | None, list[Mass]] = defaultdict(list)
-        for value, slope in ends:
-            found[value.node].append(slope)
-        final = {x.node for x in outputs}
+        found, steering = _by_node(ends.paths), _by_node(ends.gates)
+        outputs = {*found} if final else set()
         for operation in reversed(self._operations):
-            if any(x.node in found for x in operation.results):
-                if not (operation.layer or final.isdisjoint(_nodes(operation.results))):
-                    final.update(operation.sources)
-                slopes = [
-                    [*found.pop(x.node, []), *self._floor(x, final)]
-                    for x in operation.results
-                ]
-                totals = map(_total, slopes, operation.results)
-                pulled = operation.pull([*map(_mass.collapsed, totals)])
-                for node, slope in zip(operation.sources, pulled, strict=True):
-                    found[node].append(slope)
-        return [_total_by_rows(found[x.node], x) for x in leaves]
+            nodes = _nodes(operation.results)
+            if not (operation.layer or outputs.isdisjoint(nodes)):
+                outputs.update(_nodes(operation.sources))
+            if any(node in found for node in nodes):
+                self._pull(operation, found, outputs)
+            if any(node in steering for node in nodes):
+                alone = not any(node in ends.reached for node in nodes)
+                self._pull(operation, steering, outputs if alone else None, ends.closed)
+        return [_total_by_rows(found[x.node] + steering[x.node], x) for x in leaves]
 
-    def _floor(self, x: Mass, final: set[int | None]) -> list[Mass]:
+    def _pull(
+        self,
+        operation: _Operation,
+        found: dict[int | None, list[Mass]],
+        outputs: set[int | None] | None,
+        closed: Callable[[Mass], Any] = lambda x: None,
+    ) -> None:
+        """Adds the slopes of the sources, of those entries that aren't closed."""
+        slopes = [
+            [*found.pop(x.node, []), *self._floor(x, outputs)]
+            for x in operation.results
+        ]
+        totals = map(_total, slopes, operation.results)
+        pulled = operation.pull([*map(_mass.collapsed, totals)])
+        for x, slope in zip(operation.sources, pulled, strict=True):
+            if (mask := closed(x)) is not True:
+                found[x.node].append(_unreached(slope, mask))
+
+    def _floor(self, x: Mass, outputs: set[int | None] | None) -> list[Mass]:
         """The slope of a unit for being an output."""
-        if self.damping is None or x.node not in self._units - final:
+        if (
+            self.damping is None
+            or outputs is None
+            or x.node not in self._units - outputs
+        ):
             return []
         return [_mass.quotient(self.damping, x)]
+
+
+def _leading(operation: _Operation, masks: Sequence[Any]) -> Iterable[Any]:
+    """The entries of the sources that lead to these entries of the results."""
+    mask = masks[0]
+    whole = mask is True and not operation.partial
+    if whole or operation.function is None:
+        return [True] * len(operation.sources)
+    with jax.ensure_compile_time_eval():
+        sources = [jnp.ones_like(x.mantissa, shape=x.shape) for x in operation.sources]
+        result, pull = jax.vjp(operation.function, *sources)
+        led = pull(jnp.ones_like(result) if mask is True else mask)
+        return [_mask(jnp.minimum(part, 1)) for part in led]
+
+
+def _mask(mask: jax.Array) -> Any:
+    """True, if all entries are known to be 1."""
+    known = not isinstance(mask, jax.core.Tracer)
+    return True if known and bool(mask.all()) else mask
+
+
+def _either(x: Any, y: Any) -> Any:
+    if x is True or y is True:
+        return True
+    return y if x is None else _mask(jnp.maximum(x, y))
+
+
+def _unreached(x: Mass, mask: Any) -> Mass:
+    """A slope, without those of entries that lead to other ends."""
+    if mask is None:
+        return x
+    return dataclasses.replace(x, mantissa=x.mantissa * (1 - mask))
+
+
+def _by_node(ends: Sequence[End]) -> dict[int | None, list[Mass]]:
+    found: dict[int | None, list[Mass]] = defaultdict(list)
+    for value, slope in ends:
+        found[value.node].append(slope)
+    return found
 
 
 def _nodes(masses: Sequence[Mass]) -> list[int | None]:

@@ -1,7 +1,6 @@
 """Networks of any kind: the paths of a JAX function, read off its jaxpr."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,18 +13,18 @@ from pathsgd_optax._networks.traced.arguments import (
     listed,
     shapes,
 )
-from pathsgd_optax._networks.traced.examples import check_examples
+from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.examples import mixing_equations
 from pathsgd_optax._networks.traced.network import (
     TracedNetwork,
-    context_of,
     outputs_of,
     weights_of,
 )
 from pathsgd_optax._networks.traced.outputs import check_ends, output_names
 from pathsgd_optax._networks.traced.rules.randomness import check_draws
 from pathsgd_optax._networks.traced.rules.registry import CUSTOM
-from pathsgd_optax._networks.traced.values import Uses
-from pathsgd_optax._vocabulary import Params
+from pathsgd_optax._networks.traced.values import GATE, OUTPUT, Debt, Uses
+from pathsgd_optax._vocabulary import Params, path_dtype
 
 
 def trace_network(
@@ -77,6 +76,28 @@ def trace_network(
     of -1e4 or less where the inputs decide whether it is. Outputs with a constant of
     -1e8 or less added are masked, too.
 
+    With ``gates=True``, networks that normalise, attend and gate have paths, too. The
+    function may be that of training, without dropout.
+
+    - A value that is divided by a root of its own second moment *ends* the paths,
+      whatever the module is called: LayerNorm, RMSNorm, GroupNorm, BatchNorm on the
+      statistics of the batch, normalised weights, queries and keys. What leaves it is
+      an array of input units. What enters adds to :math:`\Phi_p` its masses over their
+      mean, which counts as a constant, unless another way leads on from it: in a
+      residual stream only the last normalisation counts.
+    - What is bounded is a *gate*: what it multiplies keeps its paths, times the size of
+      the bounds. sigmoid, tanh, erf and clipping are, and so gelu(x), silu(x) and
+      relu6(x) have the paths of x. Softmax over n entries is a gate of 1/n in each, so
+      attention averages over what its mask allows. A bounded function that multiplies
+      nothing, such as the tanh of a cell, has the paths of its argument.
+    - Parameters that do nothing but steer gates (queries, keys, routers, the gates of
+      an LSTM) have paths that end in the logits, where what else feeds these counts as
+      constant. So rescaling queries against keys changes nothing.
+    - Other products of data multiply masses: up and gate, bilinear layers.
+
+    Rescalings that don't change the function leave the updates as they are, as ever; a
+    GELU's units have none, and there the scaling is a heuristic.
+
     Masses are p-th powers, in float32 for p up to 32, and up to 256 in float64, which
     they are in where a parameter is.
 
@@ -84,18 +105,14 @@ def trace_network(
       apply_fn: ``apply_fn(params, x)``, or ``apply_fn(params, x, constants)``, which
         returns an array of outputs, with a row for each example, or a tree of several,
         which are all ends of paths: those that the loss is made of; without dropout,
-        and with BatchNorm on its running averages.
+        and, unless ``gates``, with BatchNorm on its running averages.
       params: a parameter tree of floating arrays, or of `jax.ShapeDtypeStruct`.
       x: a batch of examples, of any size, or the `jax.ShapeDtypeStruct` of one; a tree
         of arrays, if the function takes one. The first axis is the batch.
       constants: what the function needs besides, isn't trained, and may change, such as
         running averages: a tree of arrays, or of `jax.ShapeDtypeStruct`. The measures
         and the transformations take their present values as ``constants=``.
-      gates: whether clipping by constants is read as well. ``minimum(relu(x), 6)`` and
-        the like have the paths of their argument then. What is multiplied by a clipped
-        value, as in hard_swish, has its own, times the size of the value's bounds; what
-        only steers such a factor is on no path. None of this is homogeneous: where
-        units are rescaled, the network computes something else.
+      gates: whether normalisations and gates are read as well: see above.
 
     Returns:
       The network, to be made once, outside of jit.
@@ -131,15 +148,15 @@ def trace_network(
     params, x, constants = map(shapes, (params, x, constants))
     jaxpr, names = _trace(apply_fn, params, x, constants)
     inputs = tuple(jax.tree.leaves(_examples(x, 1)))
-    uses, on_path = _uses(jaxpr, names, params, inputs, constants, gates)
-    _check_batch(apply_fn, params, x, constants)
+    uses = _uses(jaxpr, names, params, inputs, constants, gates)
+    _check_batch(apply_fn, names, params, x, constants, gates)
 
     def of_two() -> Uses:
         rest = () if constants is None else (constants,)
         two = _examples(x, 2)
         jaxpr = jax.make_jaxpr(apply_fn)(params, two, *rest)
         inputs = jax.tree.leaves(two)
-        return _uses(jaxpr, names, params, inputs, constants, gates)[0]
+        return _uses(jaxpr, names, params, inputs, constants, gates)
 
     check_draws(uses, of_two)
     return TracedNetwork(
@@ -147,23 +164,29 @@ def trace_network(
         jax.tree.structure(params),
         constants,
         inputs,
-        _parameters(params, uses, on_path),
+        _parameters(params, uses),
         {**CUSTOM},
         gates,
     )
 
 
-def _parameters(params: Params, uses: Uses, on_path: set[int]) -> tuple[Parameter, ...]:
+def _parameters(params: Params, uses: Uses) -> tuple[Parameter, ...]:
     """What the network knows of each leaf."""
     return tuple(
         Parameter(
             leaf_name(path),
             leaf.shape,
-            "/".join(sorted(uses.roles[k])) if k in on_path else NO_PATH,
-            uses.times[k] if k in on_path else 0,
+            "/".join(sorted(uses.roles[k])) if uses.ends[k] else NO_PATH,
+            uses.times[k] if uses.ends[k] else 0,
+            _end(uses.ends[k]),
         )
         for k, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params))
     )
+
+
+def _end(ends: set[str]) -> str:
+    """Where the paths through a parameter end; at a gate, if there is no other end."""
+    return "/".join(sorted(ends - {GATE}) or sorted(ends))
 
 
 def _examples(x: Any, count: int) -> Any:
@@ -174,23 +197,35 @@ def _examples(x: Any, count: int) -> Any:
 
 
 def _check_batch(
-    apply_fn: Callable[..., Any], params: Params, x: Any, constants: Any
+    apply_fn: Callable[..., Any],
+    names: Sequence[str],
+    params: Params,
+    x: Any,
+    constants: Any,
+    gates: bool,
 ) -> None:
-    """Raises where the function mixes examples, if it takes several of them."""
+    """Raises where the function mixes examples, if it takes several of them.
+
+    The statistics of a batch may, with gates, where they normalise.
+    """
     rest = () if constants is None else (constants,)
     [batch] = {max(2, leaf.shape[0]) for leaf in jax.tree.leaves(x)}
     trace = jax.make_jaxpr(apply_fn)
     try:
         small, large = (
-            trace(params, _examples(x, count), *rest).jaxpr
-            for count in (batch, 2 * batch)
+            trace(params, _examples(x, count), *rest) for count in (batch, 2 * batch)
         )
     except Exception:  # It is for one example only: none are mixed.
         return
-    before, inputs = len(jax.tree.leaves(params)), len(jax.tree.leaves(x))
-    places = range(before, before + inputs)
-    data = [k in places for k in range(len(small.invars))]
-    check_examples(small, large, data, batch)
+    before, count = len(jax.tree.leaves(params)), len(jax.tree.leaves(x))
+    places = range(before, before + count)
+    data = [k in places for k in range(len(small.jaxpr.invars))]
+    mixing = mixing_equations(small.jaxpr, large.jaxpr, data, batch)
+    if mixing and not gates:
+        raise ValueError(next(iter(mixing.values())).reason)
+    if mixing:
+        inputs = jax.tree.leaves(_examples(x, batch))
+        _uses(small, names, params, inputs, constants, gates, mixing)
 
 
 def _trace(
@@ -223,18 +258,28 @@ def _uses(
     inputs: Sequence[jax.ShapeDtypeStruct],
     constants: Any,
     gates: bool,
-) -> tuple[Uses, set[int]]:
-    """How each leaf is used, and the leaves on a path, from shapes alone."""
+    mixing: Mapping[int, Debt] | None = None,
+) -> Uses:
+    """How each leaf is used, and where its paths end, from shapes alone."""
     uses = Uses()
-    on_path: set[int] = set()
 
     def run(leaves: list[jax.Array], known: list[jax.Array]) -> None:
-        context = context_of(leaves, 1.0, None, CUSTOM, gates)
-        context = dataclasses.replace(context, uses=uses)
+        context = Context(
+            1.0,
+            path_dtype(*leaves),
+            None,
+            uses,
+            gates=gates,
+            custom=CUSTOM,
+            mixing=mixing or {},
+        )
         weights = weights_of(context, leaves)
         outputs = outputs_of(context, jaxpr, weights, inputs, known)
         check_ends(names, outputs)
-        on_path.update(leaf for output in outputs for leaf, _ in output.leaves)
+        for output in outputs:
+            uses.end(OUTPUT, output.leaves)
 
     jax.eval_shape(run, jax.tree.leaves(params), jax.tree.leaves(constants))
-    return uses, on_path
+    if uses.debts:
+        raise ValueError(uses.debts[0].reason)
+    return uses

@@ -13,8 +13,8 @@ import dataclasses
 import enum
 import math
 from collections import defaultdict
-from collections.abc import Hashable
-from typing import Any, TypeAlias
+from collections.abc import Hashable, Iterable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from jax.extend.core import JaxprEqn
@@ -22,14 +22,41 @@ from jax.extend.core import JaxprEqn
 from pathsgd_optax._networks.traced.rays import Ray, Step
 
 
-UNBOUNDED = (-math.inf, math.inf)
+Bounds: TypeAlias = tuple[float, float]
+"""The numbers between which all entries are known to be."""
+
+UNBOUNDED: Bounds = (-math.inf, math.inf)
 """The bounds of what is not clipped."""
+
+OUTPUT, NORM, GATE = "output", "norm", "gate"
+"""Where paths end: at the network's outputs, at a normalisation, or at a gate."""
 
 MASK = 1e4
 """The least size of a negative constant that keeps an entry from being the largest."""
 
 NO_EDGE = 1e8
 """The least size of a constant that marks an entry, wherever it is added."""
+
+
+class Debt(NamedTuple):
+    """A reason to refuse what it becomes a part of, unless a normalisation follows.
+
+    It stands among the parameters that paths run through, and so goes where they go.
+
+    Args:
+      of: what is to be normalised: the name of an array, or an equation.
+      reason: what is wrong otherwise.
+    """
+
+    of: Hashable
+    reason: str
+
+
+class Normalised(NamedTuple):
+    """The name of an array that was divided by a root of its second moment."""
+
+    base: Hashable
+    number: int
 
 
 class Randomness(enum.IntEnum):
@@ -50,21 +77,25 @@ class Value:
       mass: the masses of the paths that lead to its entries; None for constants.
       offset: a constant part that has not become a mass.
       leaves: the parameters that its paths run through, each with the number of times
-        that one use of the array uses it.
+        that one use of the array uses it; and debts.
       uniform: the number that all entries are known to be, if there is one.
       ray: what it is a multiple of.
       random: whether it is a constant that is made of random numbers.
       bounds: between which numbers clipping keeps the entries of data.
+      shifted: whether it is bounded, and not 0 where what is bounded is.
       stem: what names the weight that it is a product of with constants, or, of data,
         the one that it was multiplied by last.
       terms: the weights that it is the sum of, or, of data, what weights were added to,
         and these.
+      factor: what else it is, as a factor, if it has been squared, summed, or bounded.
+      centred: what it was before its mean was taken away.
+      multiple: the data that it is a multiple of, and by which weight or constant.
     """
 
     value: Any  # jax.Array | None, as the others: rules know which they have got
     mass: Any = None  # Mass | None
     offset: Any = None  # jax.Array | None
-    leaves: frozenset[tuple[int, int]] = dataclasses.field(
+    leaves: frozenset[tuple[Any, int]] = dataclasses.field(
         default=frozenset(), metadata={"static": True}
     )
     uniform: float | None = dataclasses.field(default=None, metadata={"static": True})
@@ -72,11 +103,13 @@ class Value:
     random: Randomness = dataclasses.field(
         default=Randomness.NONE, metadata={"static": True}
     )
-    bounds: tuple[float, float] = dataclasses.field(
-        default=UNBOUNDED, metadata={"static": True}
-    )
+    bounds: Bounds = dataclasses.field(default=UNBOUNDED, metadata={"static": True})
+    shifted: bool = dataclasses.field(default=False, metadata={"static": True})
     stem: Hashable = dataclasses.field(default=None, metadata={"static": True})
     terms: tuple["Value", ...] = ()
+    factor: Any = None  # Factor | None
+    centred: Any = None  # Value | None
+    multiple: Any = None  # tuple[Value, Value] | None
 
     @property
     def zero(self) -> bool:
@@ -121,11 +154,6 @@ class Value:
             return None if self.zero else self.value
         return self.offset
 
-    @property
-    def size(self) -> float:
-        """The largest size of the entries, as far as clipping tells."""
-        return max(map(abs, self.bounds))
-
     def within(self, low: float, high: float) -> "Value":
         """The same data, whose entries are known to be between two numbers."""
         return dataclasses.replace(self, bounds=(low, high))
@@ -165,6 +193,69 @@ class Inputs:
     affine: Any = None  # Value | None
 
 
+class Logits(NamedTuple):
+    """What steers a gate, where its paths end.
+
+    Args:
+      value: the paths.
+      size: the size of what it steers, by which its entries count.
+    """
+
+    value: Value
+    size: Any = 1.0  # jax.Array | float
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Factor:
+    """What multiplies paths: it has a size, but no paths of its own.
+
+    It is a gate if its size doesn't depend on the size of the data. Else it is a
+    statistic, which scales as powers of the data do.
+
+    Args:
+      size: the size of the entries where the data is of size 1; a number, if all are
+        alike.
+      degrees: the arrays with whose size it scales, by their names, and which powers.
+      bounds: between which numbers the entries are known to be.
+      reduced: whether it is made of several entries of an array.
+      logits: what steers it.
+      mean: of a statistic, the mean of the masses that it is made of.
+      weight: the weight that it was multiplied by.
+      value: the array itself, if only parameters steer it.
+      related: the arrays with which it changes, by their names.
+    """
+
+    size: Any = 1.0  # jax.Array | float
+    degrees: frozenset[tuple[Hashable, float]] = dataclasses.field(
+        default=frozenset(), metadata={"static": True}
+    )
+    bounds: Bounds = dataclasses.field(default=UNBOUNDED, metadata={"static": True})
+    reduced: bool = dataclasses.field(default=False, metadata={"static": True})
+    logits: tuple[Logits, ...] = ()
+    mean: Any = None  # Mass | None
+    weight: Any = None  # Value | None
+    value: Any = None  # jax.Array | None
+    related: frozenset[Hashable] = dataclasses.field(
+        default=frozenset(), metadata={"static": True}
+    )
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the entries are known to be between two numbers."""
+        return not any(map(math.isinf, self.bounds))
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether its size doesn't depend on the size of the data."""
+        return self.bounded or not self.degrees
+
+    @property
+    def one_sided(self) -> bool:
+        """Whether it has one sign."""
+        return self.bounds[0] >= 0 or self.bounds[1] <= 0
+
+
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Refused:
@@ -173,7 +264,7 @@ class Refused:
     reason: str
 
 
-Operand: TypeAlias = Value | Inputs | Step | Refused
+Operand: TypeAlias = Value | Factor | Inputs | Step | Refused
 
 
 def is_traced(array: Any) -> bool:
@@ -186,11 +277,12 @@ class NoPathError(Exception):
 
 
 class Uses:
-    """How often, and as what, each parameter joins the data, and what is drawn."""
+    """What each parameter does, and how often, where its paths end, what is drawn."""
 
     def __init__(self) -> None:
-        self.times: dict[int, int] = defaultdict(int)
-        self.roles: dict[int, set[str]] = defaultdict(set)
+        self.times: dict[Any, int] = defaultdict(int)
+        self.roles: dict[Any, set[str]] = defaultdict(set)
+        self.ends: dict[Any, set[str]] = defaultdict(set)
         self.draws: list[tuple[JaxprEqn, ...]] = []
 
     def add(self, role: str, value: Value) -> None:
@@ -199,9 +291,21 @@ class Uses:
             self.times[leaf] += times
             self.roles[leaf].add(role)
 
+    def end(self, where: str, leaves: Iterable[tuple[Any, int]]) -> None:
+        """Notes where paths through these leaves end."""
+        for leaf, _ in leaves:
+            self.ends[leaf].add(where)
+
+    @property
+    def debts(self) -> list[Debt]:
+        """What ends, and should have been normalised before."""
+        return [leaf for leaf in self.ends if isinstance(leaf, Debt)]
+
     def update(self, other: "Uses") -> None:
         """Adds what another one has noted."""
         for leaf, times in other.times.items():
             self.times[leaf] += times
             self.roles[leaf] |= other.roles[leaf]
+        for leaf, ends in other.ends.items():
+            self.ends[leaf] |= ends
         self.draws += other.draws

@@ -19,7 +19,7 @@ from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import MOVING
 from pathsgd_optax._networks.traced.mass import Mass
-from pathsgd_optax._networks.traced.rays import Ray, Step
+from pathsgd_optax._networks.traced.rays import Moved, Ray, Step
 from pathsgd_optax._networks.traced.reasons import CLIPPED, COMPARISON, NONLINEAR
 from pathsgd_optax._networks.traced.rules.operands import all_leaves, note, rules
 from pathsgd_optax._networks.traced.rules.primitives import how_moved
@@ -46,13 +46,23 @@ def _extremum(side: int, context: Context, x: Value, y: Value) -> list[Operand]:
 def _extreme(side: int, context: Context, x: Value, y: Value) -> Value:
     """Of 0 and a value, a ReLU; of a value's multiples, leaky; of others, pooling."""
     if not (x.is_data or y.is_data):
-        raise NoPathError(NONLINEAR)
+        return _statistic(context, x, y)
     if x.is_constant or y.is_constant:
         data, constant = (y, x) if x.is_constant else (x, y)
-        return context.shaped(_cut(side, context, data, constant))
+        cut = _cut(side, context, data, constant)
+        return context.shaped(dataclasses.replace(cut, factor=data.factor))
     note(context, "bias", (x, y))
     x, y = (context.unmasked(z, side) for z in (x, y))
     return context.shaped(_larger(side, context, x, y))
+
+
+def _statistic(context: Context, x: Value, y: Value) -> Value:
+    """A statistic of parameters, which a constant keeps from being 0."""
+    weight = y if x.is_constant else x
+    if not (context.gates and weight.factor and (x.is_constant or y.is_constant)):
+        raise NoPathError(NONLINEAR)
+    value = context.bind(x.value, y.value)[0]
+    return dataclasses.replace(weight, value=value)
 
 
 def _cut(side: int, context: Context, x: Value, constant: Value) -> Value:
@@ -63,12 +73,15 @@ def _cut(side: int, context: Context, x: Value, constant: Value) -> Value:
         raise NoPathError(CLIPPED)
     largest = max if side == 1 else min
     low, high = (largest(bound, number) for bound in x.bounds)
+    shifted = x.shifted or x.offset is not None
     x = context.unmasked(x, side)
     if number == 0:
         slopes = _larger_slopes(side, (x.ray.above, x.ray.below), (0.0, 0.0))
-        return context.bent(x, *slopes).within(low, high)
-    x = context.settle(x)
-    return Value(None, x.mass, leaves=x.leaves).within(low, high)
+        cut = context.bent(x, *slopes)
+    else:
+        x = context.settle(x)
+        cut = Value(None, x.mass, leaves=x.leaves)
+    return dataclasses.replace(cut, bounds=(low, high), shifted=shifted)
 
 
 def _larger_slopes(side: int, x: Sides, y: Sides) -> Sides:
@@ -107,7 +120,9 @@ def _clamp(context: Context, low: Value, x: Value, high: Value) -> list[Operand]
 
 def _absolute(context: Context, x: Value) -> list[Operand]:
     if x.is_data:
-        return [context.bent(x, abs(x.ray.above), -abs(x.ray.below))]
+        bent = context.bent(x, abs(x.ray.above), -abs(x.ray.below))
+        most = max(map(abs, x.bounds))
+        return [dataclasses.replace(bent, factor=x.factor).within(0.0, most)]
     return [Value(context.bind(x.value)[0], context.mass(x), leaves=x.leaves)]
 
 
@@ -161,7 +176,7 @@ def stepped(context: Context, *operands: Any) -> list[Operand]:
     if name in MOVING.split() and len(operands) == 1:
         [step] = operands
         return [
-            dataclasses.replace(step, name=(step.name, how_moved(context, k)))
+            dataclasses.replace(step, name=Moved(step.name, how_moved(context, k)))
             for k in range(len(context.eqn.outvars))
         ]
     if name == "select_n" and isinstance(operands[0], Step):

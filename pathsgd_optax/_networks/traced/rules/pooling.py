@@ -19,6 +19,7 @@ from pathsgd_optax._networks.traced.reasons import (
     UNKNOWN,
 )
 from pathsgd_optax._networks.traced.rules.operands import constants_of, rules
+from pathsgd_optax._networks.traced.rules.primitives import how_moved
 from pathsgd_optax._networks.traced.values import NoPathError, Operand, Refused, Value
 
 
@@ -36,7 +37,9 @@ def _pooled(
         raise NoPathError(NONLINEAR)
     if side:
         x = context.unmasked(x, side)
-    return Value(None, context.linear(total, context.mass(x)), leaves=x.leaves)
+    ray = x.ray.summed(how_moved(context, 0))
+    mass = context.linear(total, context.mass(x))
+    return Value(None, mass, leaves=x.leaves, ray=ray)
 
 
 def _pooling(side: int, total: Total, context: Context, x: Value) -> list[Operand]:

@@ -9,12 +9,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import IDENTITIES, MOVING
 from pathsgd_optax._networks.traced.mass import Mass
+from pathsgd_optax._networks.traced.rays import Moved
 from pathsgd_optax._networks.traced.reasons import (
     COMPLEX,
     DIVISION,
@@ -25,13 +27,22 @@ from pathsgd_optax._networks.traced.reasons import (
     ROUNDED,
     STATISTICS,
 )
+from pathsgd_optax._networks.traced.rules import factors as _factors
+from pathsgd_optax._networks.traced.rules.factors import gated, reading
 from pathsgd_optax._networks.traced.rules.operands import (
     all_leaves,
     constants_of,
     note,
     rules,
 )
-from pathsgd_optax._networks.traced.values import UNBOUNDED, NoPathError, Operand, Value
+from pathsgd_optax._networks.traced.values import (
+    UNBOUNDED,
+    Factor,
+    NoPathError,
+    Operand,
+    Value,
+    is_traced,
+)
 
 
 # Linear operations of one operand.
@@ -76,7 +87,14 @@ def _nth_result(
 
 
 def _summing(context: Context, x: Value) -> list[Operand]:
-    return [context.map(lambda part: context.bind(part)[0], context.settle(x))]
+    total = context.map(lambda part: context.bind(part)[0], context.settle(x))
+    total = dataclasses.replace(total, ray=x.ray.summed(how_moved(context, 0)))
+    if not context.gates or context.eqn.primitive.name != "reduce_sum":
+        return [total]
+    count = math.prod(x.shape) / max(math.prod(total.shape), 1)
+    factor = None if x.factor is None else _factors.summed(context, x.factor)
+    bounds = _scaled(x.bounds, count)
+    return [dataclasses.replace(total, factor=factor, bounds=bounds)]
 
 
 def _negated(context: Context, x: Value) -> list[Operand]:
@@ -101,7 +119,31 @@ def negative(x: Value) -> Value:
 
 def _select(context: Context, which: Value, *cases: Value) -> list[Operand]:
     [constant] = constants_of([which])
-    return [merged(context, cases, functools.partial(context.bind, constant))]
+    if (k := _only(constant)) is not None and not cases[k].is_constant:
+        return [context.shaped(cases[k])]
+    result = merged(context, cases, functools.partial(context.bind, constant))
+    rest = [k for k, x in enumerate(cases) if not x.zero]
+    if len(rest) == 1 and cases[rest[0]].is_data and context.gates:
+        return [_masked(context, constant, rest[0], cases[rest[0]], result)]
+    return [result]
+
+
+def _masked(
+    context: Context, which: jax.Array, k: int, x: Value, result: Value
+) -> Value:
+    """Data times zeros and ones, of whose entries statistics are made."""
+    mask = Value(jnp.asarray(which == k, context.dtype))
+    ray = dataclasses.replace(x.ray, name=Moved(x.ray.name, ("masked", id(which))))
+    factor = _factors.scaled(context, reading(context, x), mask)
+    return dataclasses.replace(result, ray=ray, factor=factor)
+
+
+def _only(which: jax.Array) -> int | None:
+    """The case that is always chosen, if it is known."""
+    if is_traced(which):
+        return None
+    chosen = np.unique(np.asarray(which))
+    return int(chosen[0]) if chosen.size == 1 else None
 
 
 def _concatenate(context: Context, *operands: Value) -> list[Operand]:
@@ -166,9 +208,11 @@ def product(context: Context, x: Value, y: Value) -> Value:
     if y.is_data or x.is_constant:
         x, y = y, x
     if y.is_data:
-        return context.shaped(_gated(context, x, y))
+        return context.shaped(_of_data(context, x, y))
     if x.is_data:
         note(context, "scale", [y])
+    if y.zero and context.gates and not any(map(math.isinf, x.bounds)):
+        return Value(jnp.zeros(context.out_shape, context.dtype), uniform=0.0)
     factor = y.offset if x.is_weight and y.is_weight else y.value
     mass = context.multiply(x.mass, context.mass(y))
     if x.is_weight and y.is_weight and x.offset is not None:
@@ -180,21 +224,52 @@ def product(context: Context, x: Value, y: Value) -> Value:
         all_leaves((x, y)),
         ray=x.ray.multiple() if y.uniform is None else x.ray.times(y.uniform),
         bounds=_scaled(x.bounds, y.uniform),
+        shifted=x.shifted,
         stem=_stem(x, y),
         terms=tuple(product(context, term, y) for term in _terms(x, y)),
+        factor=_factor_of_product(context, x, y) if context.gates else None,
+        multiple=(x, y) if context.gates else None,
     )
     return context.shaped(result)
 
 
-def _gated(context: Context, x: Value, y: Value) -> Value:
-    """Data times clipped data, which has a size and no paths."""
-    if math.isinf(x.size):
-        x, y = y, x
-    if not context.gates or math.isinf(x.size) or not math.isinf(y.size):
+def _factor_of_product(context: Context, x: Value, y: Value) -> Factor | None:
+    """What it still is as a factor."""
+    if x.is_weight and y.is_weight:
+        same = x.ray.name == y.ray.name
+        factors = [reading(context, z) for z in (x, y)]
+        return _factors.times(context, *factors) if same else None
+    if x.factor is None and (y.is_constant or math.isinf(max(map(abs, x.bounds)))):
+        return None
+    factor = reading(context, x)
+    if y.is_constant:
+        return _factors.scaled(context, factor, y)
+    return _factors.weighted(context, factor, y) if factor.is_gate else None
+
+
+def _of_data(context: Context, x: Value, y: Value) -> Value:
+    """Data times data: paths times a gate, or the products of the masses."""
+    if not context.gates:
         raise NoPathError(STATISTICS if x is y else PRODUCT)
-    size = Value(jnp.asarray(x.size, context.dtype))
-    mass = context.multiply(context.mass(y), context.mass(size))
-    return Value(None, mass, leaves=y.leaves)
+    factors = [reading(context, z) for z in (x, y)]
+    if (k := _which_gates((x, y), factors)) is not None:
+        return gated(context, (y, x)[k], factors[k])
+    x, y = context.settle(x), context.settle(y)
+    return Value(
+        None,
+        context.multiply(x.mass, y.mass),
+        leaves=all_leaves((x, y)),
+        factor=_factors.times(context, *factors),
+    )
+
+
+def _which_gates(values: Sequence[Value], factors: Sequence[Factor]) -> int | None:
+    """Which of two is a gate: of two that are, a shifted one, or one of one sign."""
+    gates = [k for k in (0, 1) if factors[k].is_gate]
+    for kinds in ([x.shifted for x in values], [x.one_sided for x in factors]):
+        if len(gates) == 2 and len({*kinds}) == 2:
+            gates = [kinds.index(True)]
+    return gates[0] if len(gates) == 1 else None
 
 
 def _scaled(bounds: tuple[float, float], factor: float | None) -> tuple[float, float]:
@@ -227,7 +302,7 @@ def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
 def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operand]:
     """A convolution or a matrix product; ``rest`` tells of which groups."""
     groups = constants_of(rest)
-    if x.is_data and y.is_data:
+    if x.is_data and y.is_data and not context.gates:
         raise NoPathError(PRODUCT)
     data = x.is_data or y.is_data
     if data:

@@ -23,6 +23,7 @@ from pathsgd_optax._networks.traced.reasons import (
     DEVICES,
     NONLINEAR,
     ORDER,
+    READ_WITH_GATES,
     ROOT,
     SPECTRUM,
     UNKNOWN,
@@ -36,6 +37,8 @@ from pathsgd_optax._networks.traced.rules import (
     sums as _sums,
 )
 from pathsgd_optax._networks.traced.rules.comparisons import stepped
+from pathsgd_optax._networks.traced.rules.factored import as_paths, factored
+from pathsgd_optax._networks.traced.rules.gates import GATES
 from pathsgd_optax._networks.traced.rules.lookups import LOOK_UPS
 from pathsgd_optax._networks.traced.rules.operands import Rule, all_leaves, note
 from pathsgd_optax._networks.traced.rules.primitives import MOVES
@@ -45,9 +48,11 @@ from pathsgd_optax._networks.traced.rules.randomness import (
     randomness,
 )
 from pathsgd_optax._networks.traced.values import (
+    Factor,
     Inputs,
     NoPathError,
     Operand,
+    Refused,
     Value,
     is_traced,
 )
@@ -80,6 +85,9 @@ A network keeps those that it was traced with.
 
 PLACEMENTS = frozenset(["reshard", "sharding_constraint"])
 """The primitives that tell on which devices an array is."""
+
+COMPARISONS = frozenset("eq ge gt le lt ne".split())
+"""The primitives that choose, where they are no part of a ReLU."""
 
 ROOTS = frozenset(["cbrt", "rsqrt", "sqrt"])
 """The primitives by which a weight is normalised."""
@@ -146,14 +154,44 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     if name in IDENTITIES:
         return list(operands)
     if any(isinstance(x, Step) for x in operands):
-        return stepped(context, *operands)
-    operands = entered(context, [_cast(context, x) for x in operands])
+        try:
+            return stepped(context, *operands)
+        except NoPathError:
+            if not context.gates:
+                raise
+        operands = [Inputs(binary=True) if isinstance(x, Step) else x for x in operands]
+    operands = [_cast(context, x) for x in operands]
+    if any(isinstance(x, Factor) for x in operands):
+        results = factored(context, *operands)
+        if results is not None:
+            return results
+        operands = as_paths(context, operands)
+    operands = entered(context, operands)
     if any(isinstance(x, Inputs) for x in operands):
         return LOOK_UPS[name](context, *operands)
-    rule: Rule | None = RULES.get(name) or context.custom.get(name)
+    return _by_rule(context, operands)
+
+
+def _by_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
+    """The results of an operation on paths."""
+    name = context.eqn.primitive.name
+    gates = GATES if context.gates else {}
+    rule: Rule | None = context.custom.get(name) or gates.get(name) or RULES.get(name)
     if rule is None:
         raise NoPathError(_unknown(name, operands))
-    return rule(context, *operands)
+    if not context.gates:
+        return rule(context, *operands)
+    try:
+        return [_chosen(x) for x in rule(context, *operands)]
+    except NoPathError:
+        if name not in COMPARISONS:
+            raise
+        return [Inputs(binary=True)]
+
+
+def _chosen(x: Operand) -> Operand:
+    """The order of data as integers that choose."""
+    return Inputs() if isinstance(x, Refused) and x.reason == ORDER else x
 
 
 def _given(context: Context, *operands: Any) -> list[Operand]:
@@ -180,6 +218,11 @@ def _unknown(name: str, operands: Sequence[Operand]) -> str:
     if any(isinstance(x, Value) and x.is_data for x in operands):
         return UNKNOWN
     return ROOT if name in ROOTS else NONLINEAR
+
+
+def needs_gates(name: str, reason: str) -> bool:
+    """Whether an operation that is refused may have paths in a network with gates."""
+    return reason in READ_WITH_GATES or (reason == UNKNOWN and name in GATES)
 
 
 def all_constant(operands: Sequence[Operand]) -> bool:

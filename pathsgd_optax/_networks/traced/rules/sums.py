@@ -9,19 +9,33 @@ the data was multiplied by is a constant that was added before.
 import dataclasses
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.context import Context, edges
-from pathsgd_optax._networks.traced.rays import Ray
+from pathsgd_optax._networks.traced.rays import Ray, lineage
+from pathsgd_optax._networks.traced.rules import factors as _factors
+from pathsgd_optax._networks.traced.rules.factors import base
 from pathsgd_optax._networks.traced.rules.operands import all_leaves, note, rules
 from pathsgd_optax._networks.traced.rules.primitives import negative
-from pathsgd_optax._networks.traced.values import UNBOUNDED, Operand, Value
+from pathsgd_optax._networks.traced.values import (
+    UNBOUNDED,
+    Bounds,
+    Debt,
+    Factor,
+    Normalised,
+    Operand,
+    Value,
+    is_traced,
+)
 from pathsgd_optax._numerics.program import once
 
 
-def _add(context: Context, x: Value, y: Value) -> list[Operand]:
+def add(context: Context, x: Value, y: Value) -> list[Operand]:
+    """``x + y``."""
     if y.is_data:
         x, y = y, x
     if y.zero:
@@ -32,13 +46,37 @@ def _add(context: Context, x: Value, y: Value) -> list[Operand]:
     if x.is_data and y.is_data and x.ray.name == y.ray.name:
         return [context.shaped(_of_one_ray(context, x, y))]
     total = _total(context, x, y)
+    if context.gates:
+        total = _followed(context, total, x, y)
     if x.is_weight and y.is_weight:
         total = dataclasses.replace(total, terms=(*x.summands, *y.summands))
     elif x.is_data and y.is_constant:
-        bounds = _shifted(x.bounds, y.uniform)
+        bounds = _shifted(x.bounds, y)
         ray = _ray_of_sum(x, y)
-        total = dataclasses.replace(total, ray=ray, bounds=bounds, stem=x.stem)
+        total = dataclasses.replace(
+            total, ray=ray, bounds=bounds, shifted=bounds != UNBOUNDED, stem=x.stem
+        )
     return [context.shaped(total)]
+
+
+def _followed(context: Context, total: Value, x: Value, y: Value) -> Value:
+    """A sum, with what normalisations have to know of it."""
+    if y.is_constant:
+        if x.factor is None:
+            return total
+        return dataclasses.replace(total, factor=_factors.shifted(context, x.factor, y))
+    if x.factor is not None and y.factor is not None:
+        return dataclasses.replace(total, factor=_factor_of_sum(context, x, y))
+    for before, mean in ((x, y), (y, x)):
+        if base(before) in list(lineage(mean.ray.name))[1:]:
+            ray, centred = before.ray.centred(mean.ray), before.centred or before
+            return dataclasses.replace(total, ray=ray, centred=centred)
+    return total
+
+
+def _factor_of_sum(context: Context, x: Value, y: Value) -> Factor | None:
+    alike = _factors.are_alike(x.factor, y.factor)
+    return _factors.plus(context, x.factor, y.factor) if alike else None
 
 
 def _ray_of_sum(x: Value, y: Value) -> Ray:
@@ -46,15 +84,20 @@ def _ray_of_sum(x: Value, y: Value) -> Ray:
     return Ray(name=(x.ray, y.ray if y.uniform is None else y.uniform))
 
 
-def _shifted(bounds: tuple[float, float], number: float | None) -> tuple[float, float]:
-    if number is None:
+def _shifted(bounds: Bounds, constant: Value) -> Bounds:
+    if bounds == UNBOUNDED or is_traced(constant.value) or constant.value.size == 0:
         return UNBOUNDED
-    low, high = (bound + number for bound in bounds)
-    return low, high
+    value = np.asarray(constant.value)
+    return bounds[0] + float(value.min()), bounds[1] + float(value.max())
 
 
-def _subtract(context: Context, x: Value, y: Value) -> list[Operand]:
-    return _add(context, x, negative(y))
+def subtract(context: Context, x: Value, y: Value) -> list[Operand]:
+    """``x - y``; of statistics, it is at most the first."""
+    [result] = add(context, x, negative(y))
+    if not isinstance(result, Value) or x.factor is None or y.factor is None:
+        return [result]
+    factor = _factors.difference(context, x.factor, y.factor)
+    return [dataclasses.replace(result, factor=factor)]
 
 
 def _total(context: Context, x: Value, y: Value) -> Value:
@@ -68,7 +111,18 @@ def _total(context: Context, x: Value, y: Value) -> Value:
         None if x.is_data else x.value + y.value,
         functools.reduce(added, masses),
         functools.reduce(jnp.add, offsets) if offsets else None,
-        all_leaves((x, y)),
+        _paid(x, y),
+    )
+
+
+def _paid(x: Value, y: Value) -> frozenset[tuple[Any, int]]:
+    """What both are made of, without the means that normalised values lack."""
+    names = {*x.ray.bases, *y.ray.bases}
+    paid = {name.base for name in names if isinstance(name, Normalised)}
+    return frozenset(
+        (leaf, times)
+        for leaf, times in all_leaves((x, y))
+        if not (isinstance(leaf, Debt) and leaf.of in paid)
     )
 
 
@@ -118,4 +172,4 @@ def _with_bias(context: Context, x: Value, bias: Value) -> Value:
     return Value(None, context.shift(x.mass, edge), leaves=all_leaves((x, bias)))
 
 
-RULES = rules([(_add, "add add_any"), (_subtract, "sub")])
+RULES = rules([(add, "add add_any"), (subtract, "sub")])

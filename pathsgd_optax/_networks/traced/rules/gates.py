@@ -1,0 +1,283 @@
+"""Normalisations and gates, which `trace_network` reads with ``gates=True``.
+
+A value that is divided by a root of its own second moment ends the paths: what leaves
+it is like an input, and what enters it like an output, in units of its mean. What is
+bounded, or of the same size however large the data is, multiplies paths by its size,
+and has none itself; but a bounded function through 0, such as tanh, has the paths of
+its argument where it isn't a factor.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pathsgd_optax._networks.traced import mass as _mass
+from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.inputs import live, units
+from pathsgd_optax._networks.traced.rays import Ray, lineage
+from pathsgd_optax._networks.traced.reasons import (
+    CENTRED,
+    DIVIDED,
+    DIVISION,
+    DIVISOR,
+    POWER,
+    STATISTIC,
+    UNKNOWN,
+)
+from pathsgd_optax._networks.traced.rules import factors as _factors
+from pathsgd_optax._networks.traced.rules.factors import gated, reading
+from pathsgd_optax._networks.traced.rules.operands import Rule, note, rules
+from pathsgd_optax._networks.traced.rules.primitives import product
+from pathsgd_optax._networks.traced.values import (
+    MASK,
+    Bounds,
+    Debt,
+    Factor,
+    Inputs,
+    Logits,
+    NoPathError,
+    Normalised,
+    Operand,
+    Value,
+)
+
+
+BOUNDED: dict[str, Bounds] = {
+    "atan": (-math.pi / 2, math.pi / 2),
+    "cos": (-1.0, 1.0),
+    "erf": (-1.0, 1.0),
+    "erfc": (0.0, 2.0),
+    "logistic": (0.0, 1.0),
+    "sin": (-1.0, 1.0),
+    "tanh": (-1.0, 1.0),
+}
+"""The functions that are bounded, whose slope is about 1 at most."""
+
+SHIFTED = frozenset(["cos", "erfc", "logistic"])
+"""Those that aren't 0 at 0."""
+
+LIPSCHITZ = frozenset(["asinh", "expm1", "log1p"])
+"""The functions through 0 whose slope is 1 at most, where they are used."""
+
+EXPONENTS = {"cbrt": 1 / 3, "rsqrt": -0.5, "sqrt": 0.5, "square": 2.0}
+"""The powers that primitives take."""
+
+_numbers = itertools.count()
+
+
+# Functions of data.
+
+
+def _bent(context: Context, x: Value) -> list[Operand]:
+    """A function of one array, by whose slope of 1 it has its argument's paths."""
+    name = context.eqn.primitive.name
+    if x.is_weight:
+        return [_parameter(context, x)]
+    if name in LIPSCHITZ and not _is_lipschitz(name, x.bounds):
+        raise NoPathError(UNKNOWN)
+    x = context.settle(x)
+    bounds = BOUNDED.get(name) or mapped(context, x.bounds)
+    bent = Value(None, x.mass, leaves=x.leaves, ray=x.ray.multiple(), bounds=bounds)
+    return [dataclasses.replace(bent, shifted=name in SHIFTED)]
+
+
+def _is_lipschitz(name: str, bounds: Bounds) -> bool:
+    return name == "asinh" or (bounds[1] <= 0 if name == "expm1" else bounds[0] >= 0)
+
+
+def mapped(context: Context, bounds: Bounds) -> Bounds:
+    """The bounds of an increasing function."""
+    with jax.ensure_compile_time_eval():
+        low, high = (float(context.bind(jnp.asarray(x, float))[0]) for x in bounds)
+    return low, high
+
+
+def _parameter(context: Context, x: Value) -> Value:
+    """A function of a parameter: of the size that it has, and steered by it."""
+    note(context, "gate", [x])
+    context.steer(Factor(logits=(Logits(context.settle(x)),)))
+    return Value(context.bind(x.value)[0])
+
+
+def _exponential(context: Context, x: Value) -> list[Operand]:
+    """What scales with nothing but itself, as the terms of a softmax do."""
+    if x.is_weight:
+        return [_parameter(context, x)]
+    logits = x if x.centred is None else x.centred
+    return [
+        Factor(
+            _allowed(context, x.offset),
+            degrees=frozenset([(("exp", next(_numbers)), 1.0)]),
+            bounds=mapped(context, x.bounds),
+            logits=(Logits(dataclasses.replace(logits, offset=None)),),
+            related=x.ray.bases,
+        )
+    ]
+
+
+def _allowed(context: Context, offset: jax.Array | None) -> Any:
+    """1 for entries that no constant masks."""
+    return 1.0 if offset is None else (offset > -MASK).astype(context.dtype)
+
+
+def _power(context: Context, x: Value) -> list[Operand]:
+    exponent = EXPONENTS.get(context.eqn.primitive.name) or context.params["y"]
+    return [_raised(context, x, float(exponent))]
+
+
+def _power_of(context: Context, x: Any, y: Value) -> list[Operand]:
+    if not (isinstance(y, Value) and y.is_constant and y.uniform is not None):
+        raise NoPathError(POWER)
+    return [_raised(context, x, y.uniform)]
+
+
+def _raised(context: Context, x: Value, exponent: float) -> Operand:
+    """A power of data or weights; a root, as of a statistic, has a size only."""
+    if exponent >= 1 and float(exponent).is_integer():
+        factors = itertools.repeat(x, int(exponent))
+        return functools.reduce(functools.partial(product, context), factors)
+    if x.is_weight and x.factor is None:
+        return _parameter(context, x)
+    return _factors.power(context, reading(context, x), exponent)
+
+
+# Quotients, and products with factors.
+
+
+def divided(context: Context, x: Any, y: Any) -> Operand:
+    """The quotient by data, by a factor, or by a weight."""
+    if isinstance(y, Inputs):
+        raise NoPathError(DIVIDED)
+    if isinstance(y, Value) and y.is_constant:
+        return times(context, x, inverse(y))
+    if isinstance(y, Value) and y.is_weight and y.factor is None:
+        raise NoPathError(DIVISOR)
+    factor = y if isinstance(y, Factor) else reading(context, y)
+    result = times(context, x, _factors.power(context, factor, -1.0))
+    if isinstance(x, Factor) and isinstance(result, Factor):
+        return _part(context, result)
+    return result
+
+
+def _part(context: Context, x: Factor) -> Factor:
+    """A part of a sum, as of a softmax: what steers it counts by its size."""
+    if x.degrees:
+        return x
+    logits = tuple(
+        Logits(z.value, x.size) if z.value.shape == context.out_shape else z
+        for z in x.logits
+    )
+    bounds = (0.0, 1.0) if x.bounds[0] >= 0 else x.bounds
+    return dataclasses.replace(x, logits=logits, bounds=bounds)
+
+
+def times(context: Context, x: Any, y: Any) -> Operand:
+    """The product, where one of both is a factor."""
+    if isinstance(x, Factor) and isinstance(y, Factor):
+        return _factors.times(context, x, y)
+    x, factor = (y, x) if isinstance(x, Factor) else (x, y)
+    if not isinstance(factor, Factor):
+        return product(context, x, factor)
+    if isinstance(x, Inputs):
+        aval = context.eqn.outvars[0].aval
+        x = Value(live(context, x, aval)) if x.binary else units(context, x, aval)
+    if x.is_constant:
+        return _factors.scaled(context, factor, x)
+    if factor.weight is not None:
+        rest = times(context, x, dataclasses.replace(factor, weight=None))
+        return times(context, rest, factor.weight)
+    if (level := _level(x, factor)) is not None:
+        return _normalised(context, x, factor, level)
+    if x.multiple is not None and _level(x.multiple[0], factor) is not None:
+        normalised: Any = times(context, x.multiple[0], factor)
+        return product(context, normalised, x.multiple[1])
+    if x.is_weight:
+        return _factors.weighted(context, factor, x)
+    if factor.is_gate:
+        return context.shaped(gated(context, x, factor))
+    if x.factor is not None:
+        return _factors.times(context, x.factor, factor)
+    divides = any(degree < 0 for _, degree in factor.degrees)
+    raise NoPathError(DIVISION if divides else STATISTIC)
+
+
+# Normalisation.
+
+
+def _level(x: Value, factor: Factor) -> int | None:
+    """How often ``x`` is summed of what the factor is the inverse size of."""
+    if len(factor.degrees) != 1:
+        return None
+    [(name, degree)] = factor.degrees
+    if degree != -1:
+        return None
+    names = list(lineage(x.ray.name))
+    return names.index(name) if name in names else None
+
+
+def _normalised(context: Context, x: Value, factor: Factor, level: int) -> Value:
+    if not factor.reduced:
+        return _saturated(context, x, factor)
+    if level:
+        return _mean_part(context, x, factor)
+    before = x if x.centred is None else x.centred
+    note(context, "weight", [x])
+    slope = abs(x.ray.slope) or 1.0
+    mean = _mass.broadcast(factor.mean, context.out_shape)
+    mean = _factors.per_slope(context, mean, 1 / slope)
+    context.normalise(context.shaped(before), mean)
+    if x.is_weight:
+        return Value(x.value * factor.value)
+    [(name, _)] = factor.degrees
+    size = Value(_factors.full(context, factor.size, context.out_shape) * slope)
+    ray = Ray(name=Normalised(name, next(_numbers)))
+    return Value(None, context.mass(size), ray=ray)
+
+
+def _saturated(context: Context, x: Value, factor: Factor) -> Value:
+    """What is divided by its own size, entry by entry, as x / (1 + abs(x))."""
+    if x.is_weight:
+        return Value(x.value * factor.value)
+    x, ray = context.settle(x), x.ray.multiple()
+    return Value(None, x.mass, leaves=x.leaves, ray=ray, bounds=(-1.0, 1.0))
+
+
+def _mean_part(context: Context, x: Value, factor: Factor) -> Value:
+    """The mean of what is normalised, which is taken from it later."""
+    [(name, _)] = factor.degrees
+    mass = _mass.zeros_like(context.ones(context.out_shape))
+    return Value(None, mass, leaves=frozenset([(Debt(name, CENTRED), 1)]))
+
+
+# The table.
+
+
+def inverse(x: Value) -> Value:
+    """The inverse of a constant."""
+    return Value(1 / x.value, uniform=1 / x.uniform if x.uniform else None)
+
+
+def _quotient(context: Context, x: Any, y: Any) -> list[Operand]:
+    return [divided(context, x, y)]
+
+
+def _order(context: Context, *_: Any) -> list[Operand]:
+    return [Inputs()]
+
+
+GATES: dict[str, Rule] = rules(
+    [
+        (_bent, " ".join([*BOUNDED, *LIPSCHITZ])),
+        (_exponential, "exp exp2"),
+        (_power, "cbrt integer_pow rsqrt sqrt square"),
+        (_power_of, "pow"),
+        (_quotient, "div"),
+        (_order, "argmax argmin"),
+    ]
+)
+"""The rules for paths that are for networks with gates only."""

@@ -1,0 +1,439 @@
+"""Normalisations end the paths, and gates are one: against sums written by hand.
+
+Each network stands beside its Phi, a function of the p-th powers of the weights, with
+its ends and gates written out as design.md's section 7 has them. Its derivatives, by
+JAX and in float64, are what the scaling must be.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import pathsgd_optax as pathsgd
+
+
+T, D, H, E = 5, 6, 2, 3
+"""Places, width, heads and width of a head."""
+
+
+def weights(**shapes):
+    """Random weights of these shapes."""
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=shape) for name, shape in shapes.items()}
+
+
+def constant(x):
+    """What slopes don't run through."""
+    return lax.stop_gradient(x)
+
+
+def over_mean(x, axes):
+    """What enters a normalisation: its masses, in units of their mean."""
+    return jnp.sum(x / constant(jnp.mean(x, axes, keepdims=True)))
+
+
+def trace(apply_fn, params, x):
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        return pathsgd.trace_network(apply_fn, params, x, gates=True)
+
+
+def check(apply_fn, phi, params, x, p=2.0):
+    """The path norm, and the scaling, are those of the sum ``phi``."""
+    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
+        params = jax.tree.map(jnp.float64, params)
+        network = trace(apply_fn, params, x)
+        total, slopes = jax.value_and_grad(phi)(
+            jax.tree.map(lambda w: jnp.abs(w) ** p, params)
+        )
+        found = pathsgd.path_scaling(network, params, p)
+        wanted = jax.tree.map(lambda slope: slope ** (2 / p), slopes)
+        chex.assert_trees_all_close(found, wanted, rtol=1e-10)
+        norm = pathsgd.path_norm(network, params, p)
+        np.testing.assert_allclose(norm, total ** (1 / p), rtol=1e-10)
+
+
+def rms_norm(x):
+    return x * lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)
+
+
+MASK = np.tril(np.ones((T, T), bool))
+SHARE = np.where(MASK, 1 / np.arange(1, T + 1)[:, None], 0)
+"""What causal attention is on average."""
+
+
+def decoder(params, tokens):
+    """A block of a language model: causal attention, and a ReLU MLP, each pre-norm."""
+    x = params["table"][tokens] + params["place"]
+    h = rms_norm(x) * params["scale"]
+    q, k, v = (jnp.einsum("btd,dhe->bthe", h, params[n]) for n in "qkv")
+    logits = jnp.einsum("bthe,bshe->bhts", q, k) / E**0.5
+    weight = jax.nn.softmax(jnp.where(MASK, logits, -1e30), -1)
+    x = x + jnp.einsum("bhts,bshe,hed->btd", weight, v, params["o"])
+    h = rms_norm(x) * params["scale_of_mlp"]
+    x = x + jax.nn.relu(h @ params["up"] + params["bias"]) @ params["down"]
+    return rms_norm(x) * params["last_scale"] @ params["out"]
+
+
+def phi_of_decoder(p):
+    def phi(q):
+        x, h = jnp.sum(q["table"], 0) + q["place"], jnp.ones((T, D)) * q["scale"]
+        v = jnp.einsum("td,dhe->the", h, q["v"])
+        pair = [jnp.einsum("td,dhe->the", constant(h), q[n]) for n in "qk"]
+        gate = jnp.einsum("the,she,ts->", *pair, SHARE) / E ** (p / 2)
+        x = x + jnp.einsum("ts,she,hed->td", SHARE**p, v, q["o"])
+        h = jnp.ones((T, D)) * q["scale_of_mlp"]
+        x = x + (h @ q["up"] + q["bias"]) @ q["down"]
+        out = jnp.ones((T, D)) * q["last_scale"] @ q["out"]
+        return over_mean(x, -1) + gate + jnp.sum(out)
+
+    return phi
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.5])
+def test_a_decoder_has_the_paths_of_its_blocks(p):
+    heads = {name: (D, H, E) for name in "qkv"}
+    scales = dict.fromkeys(["scale", "scale_of_mlp", "last_scale"], (D,))
+    mlp = {"up": (D, 8), "bias": (8,), "down": (8, D)}
+    ends = {"table": (7, D), "place": (T, D), "o": (H, E, D), "out": (D, 7)}
+    params = weights(**heads, **scales, **mlp, **ends)
+    check(decoder, phi_of_decoder(p), params, jnp.zeros((2, T), int), p)
+
+
+def fused(params, x):
+    """Attention whose queries, keys and values are parts of one product."""
+    x = x @ params["inputs"]
+    h = rms_norm(x) * params["scale"]
+    q, k, v = jnp.split(h @ params["qkv"] + params["bias"], 3, -1)
+    return x + jax.nn.softmax(q @ k.swapaxes(-1, -2) / D**0.5) @ v @ params["o"]
+
+
+def phi_of_fused(q):
+    x, h = jnp.ones((T, 4)) @ q["inputs"], jnp.ones((T, D)) * q["scale"]
+    a, b, _ = jnp.split(constant(h) @ q["qkv"] + q["bias"], 3, -1)
+    v = jnp.split(h @ q["qkv"] + q["bias"], 3, -1)[2]
+    return (
+        jnp.sum(x + jnp.full((T, T), 1 / T**2) @ v @ q["o"]) + jnp.sum(a @ b.T) / T / D
+    )
+
+
+def test_entries_of_one_kernel_may_steer_and_others_not():
+    params = weights(inputs=(4, D), scale=(D,), qkv=(D, 3 * D), bias=(3 * D,), o=(D, D))
+    check(fused, phi_of_fused, params, jnp.ones((2, T, 4)))
+
+
+def convolved(x, kernel):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=numbers
+    )
+
+
+def squeezed(params, x):
+    """A convolution, BatchNorm on the batch, and squeeze-and-excite."""
+    x = convolved(x, params["kernel"])
+    x = (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-5)
+    x = jax.nn.relu(x * params["scale"] + params["bias"])
+    hidden = jax.nn.relu(x.mean((1, 2)) @ params["squeeze"])
+    gate = jax.nn.sigmoid(hidden @ params["excite"] + params["shift"])
+    return (x * gate[:, None, None]).mean((1, 2)) @ params["out"]
+
+
+def phi_of_squeezed(q):
+    end = over_mean(convolved(jnp.ones((1, 4, 4, 2)), q["kernel"]), (0, 1, 2))
+    x = jnp.ones((1, 4, 4, 4)) * q["scale"] + q["bias"]
+    mean = x.sum((1, 2)) / 16**2
+    logits = constant(mean) @ q["squeeze"] @ q["excite"] + q["shift"]
+    return end + jnp.sum(logits) + jnp.sum(mean @ q["out"])
+
+
+def test_squeeze_and_excite_steers():
+    kernels = {"kernel": (3, 3, 2, 4), "squeeze": (4, 2), "excite": (2, 4)}
+    vectors = dict.fromkeys(["scale", "bias", "shift"], (4,))
+    params = weights(**kernels, **vectors, out=(4, 3))
+    check(squeezed, phi_of_squeezed, params, np.ones((2, 4, 4, 2)))
+
+
+N = 3
+"""The width of a cell."""
+
+
+def lstm(params, x):
+    """An LSTM, as a scan."""
+
+    def step(carry, row):
+        h, c = carry
+        z = row @ params["w"] + h @ params["u"] + params["b"]
+        i, f, g, o = jnp.split(z, 4, -1)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c), None
+
+    zeros = jnp.zeros((len(x), N))
+    (h, _), _ = lax.scan(step, (zeros, zeros), x.swapaxes(0, 1))
+    return h @ params["out"]
+
+
+def phi_of_lstm(q):
+    c, gates = jnp.zeros(N), 0.0
+    for _ in range(4):
+        z = jnp.ones(2) @ q["w"] + q["b"]
+        steers = jnp.delete(z + constant(c) @ q["u"], slice(2 * N, 3 * N))
+        c, gates = c + (z + c @ q["u"])[2 * N : 3 * N], gates + jnp.sum(steers)
+    return jnp.sum(c @ q["out"]) + gates
+
+
+def test_a_cell_has_the_paths_of_its_candidates():
+    params = weights(w=(2, 4 * N), u=(N, 4 * N), b=(4 * N,), out=(N, 2))
+    check(lstm, phi_of_lstm, params, jnp.ones((2, 4, 2)))
+
+
+def routed(params, x):
+    """A mixture of two of three experts, all of which are computed."""
+    share, chosen = lax.top_k(jax.nn.softmax(x @ params["router"]), 2)
+    combine = (jax.nn.one_hot(chosen, 3) * share[..., None]).sum(-2)
+    experts = jnp.einsum("bi,iek->bek", x, params["experts"])
+    return jnp.einsum("bek,be->bk", jax.nn.relu(experts), combine)
+
+
+def phi_of_routed(q):
+    # Each expert may be either of the two, with a share of a third.
+    experts = jnp.einsum("i,iek->ek", jnp.ones(4), q["experts"]) * (2 / 3) ** 2
+    return jnp.sum(experts) + jnp.sum(jnp.ones(4) @ q["router"]) / 3
+
+
+def test_routers_steer():
+    params = weights(router=(4, 3), experts=(4, 3, 2))
+    check(routed, phi_of_routed, params, jnp.ones((2, 4)))
+
+
+NORMS = {
+    "by a root": lambda x: (
+        (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+    ),
+    "fast": lambda x: (
+        (x - x.mean(-1, keepdims=True))
+        * lax.rsqrt(
+            jnp.maximum(
+                0, (x**2).mean(-1, keepdims=True) - x.mean(-1, keepdims=True) ** 2
+            )
+            + 1e-6
+        )
+    ),
+    "epsilon outside": lambda x: (
+        (x - x.mean(-1, keepdims=True)) / (x.std(-1, keepdims=True) + 1e-6)
+    ),
+    "a power": lambda x: x * ((x * x).mean(-1, keepdims=True) + 1e-6) ** -0.5,
+    "of sizes": lambda x: x / jnp.sqrt((jnp.abs(x) ** 2).mean(-1, keepdims=True)),
+    "standardize": lambda x: jax.nn.standardize(x),
+    "by a norm": lambda x: (
+        x / jnp.linalg.norm(x, axis=-1, keepdims=True) * x.shape[-1] ** 0.5
+    ),
+    "at least epsilon": lambda x: (
+        x.shape[-1] ** 0.5
+        * x
+        / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
+    ),
+    "scaled before": lambda x: (2 * x) * lax.rsqrt((4 * x * x).mean(-1, keepdims=True)),
+    "moved": lambda x: rms_norm(x[:, None])[:, 0],
+    "of a half": lambda x: rms_norm(jnp.concatenate([x, x], -1))[:, :D],
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_forms_of_a_normalisation(name):
+    params = weights(w=(4, D), b=(D,), scale=(D,), out=(D, 2))
+
+    def apply_fn(params, x):
+        x = NORMS[name](x @ params["w"] + params["b"]) * params["scale"]
+        return x @ params["out"]
+
+    def phi(q):
+        h = jnp.ones(4) @ q["w"] + q["b"]
+        ended = over_mean(h, -1) * (2 if name == "of a half" else 1)
+        return ended + jnp.sum(q["scale"] @ q["out"])
+
+    check(apply_fn, phi, params, jnp.ones((2, 4)))
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_what_keras_normalises_has_one_shift(p):
+    params = weights(w=(4, D), scale=(D,), bias=(D,))
+
+    def apply_fn(params, x):
+        x = x @ params["w"]
+        inverse = lax.rsqrt(x.var(0) + 1e-6) * params["scale"]
+        return x * inverse + (params["bias"] - x.mean(0) * inverse)
+
+    def phi(q):
+        ended = over_mean(jnp.ones((1, 4)) @ q["w"], 0)
+        return ended + jnp.sum(q["scale"] + q["bias"])
+
+    check(apply_fn, phi, params, jnp.ones((2, 4)), p)
+
+
+def test_a_normalised_weight_is_of_the_size_that_it_has():
+    params = weights(v=(4, D), g=(D,))
+
+    def apply_fn(params, x):
+        return x @ (params["v"] / jnp.linalg.norm(params["v"], axis=0) * params["g"])
+
+    def phi(q):
+        share = constant(q["v"] / jnp.sum(q["v"], 0))
+        return over_mean(q["v"], 0) + jnp.sum(share * q["g"])
+
+    check(apply_fn, phi, params, jnp.ones((2, 4)))
+
+
+def test_each_value_counts_once():
+    params = weights(w=(4, D), first=(D, D), second=(D, D), out=(D, 2))
+
+    def apply_fn(params, x):
+        x = x @ params["w"]
+        x = x + jax.nn.relu(rms_norm(x) @ params["first"])
+        x = x + jax.nn.relu(rms_norm(x) @ params["second"])
+        return rms_norm(x) @ params["out"]
+
+    def phi(q):
+        ones = jnp.ones(D)
+        stream = jnp.ones(4) @ q["w"] + ones @ q["first"] + ones @ q["second"]
+        return over_mean(stream, -1) + jnp.sum(ones @ q["out"])
+
+    check(apply_fn, phi, params, jnp.ones((2, 4)))
+
+
+ONE = {
+    "gelu": jax.nn.gelu,
+    "exact gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "silu": jax.nn.silu,
+    "quick gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    "elu": jax.nn.elu,
+    "softplus": jax.nn.softplus,
+    "mish": jax.nn.mish,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "log sigmoid": jax.nn.log_sigmoid,
+    "soft sign": jax.nn.soft_sign,
+    "hard swish": jax.nn.hard_swish,
+    "relu6": jax.nn.relu6,
+    "by hand": lambda x: x / (1 + jnp.exp(-x)),
+}
+
+
+@pytest.mark.parametrize("name", ONE)
+def test_units_have_the_paths_of_their_argument(name):
+    params = weights(w=(4, D), out=(D, 2))
+
+    def apply_fn(params, x):
+        return ONE[name](x @ params["w"]) @ params["out"]
+
+    check(apply_fn, lambda q: jnp.sum(q["w"] @ q["out"]), params, jnp.ones((2, 4)))
+
+
+BOUNDED = {
+    "relu6": jax.nn.relu6,
+    "clip": lambda x: jnp.clip(x, -1, 1),
+    "tanh": jnp.tanh,
+    "hard swish": jax.nn.hard_swish,
+}
+STEERED = {
+    "sigmoid": (jax.nn.sigmoid, 1),
+    "hard sigmoid": (jax.nn.hard_sigmoid, 1 / 36),
+    "one less": (lambda x: 1 - jax.nn.sigmoid(x), 1),
+}
+
+
+@pytest.mark.parametrize("gate", STEERED)
+@pytest.mark.parametrize("unit", BOUNDED)
+def test_of_two_bounded_values_one_is_the_gate(unit, gate):
+    params = weights(w=(4, D), steer=(4, D), out=(D, 2))
+    function, share = STEERED[gate]
+
+    def apply_fn(params, x):
+        steered = function(x @ params["steer"])
+        return (BOUNDED[unit](x @ params["w"]) * steered) @ params["out"]
+
+    def phi(q):
+        constant_edges = 9 * 6 if gate == "hard sigmoid" else 0
+        logits = (jnp.sum(q["steer"]) + constant_edges) * share
+        return logits + jnp.sum(q["w"] @ q["out"])
+
+    check(apply_fn, phi, params, jnp.ones((2, 4)))
+
+
+PRODUCTS = {
+    "up and gate": lambda x, y: (jax.nn.silu(x) * y, x * y),
+    "bilinear": lambda x, y: (x * y, x * y),
+    "highway": lambda x, y: (
+        jax.nn.sigmoid(x) * y + (1 - jax.nn.sigmoid(x)) * y,
+        2 * y,
+    ),
+    "a square of a relu": lambda x, y: (jax.nn.relu(y) ** 2, y * y),
+    "linear attention": lambda x, y: (
+        jnp.einsum("...i,...j,...j->...i", x, x, y),
+        jnp.einsum("i,j,j->i", x, x, y) if x.ndim == 1 else None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_of_data_multiply_masses(name):
+    params = weights(x=(4, D), y=(4, D), out=(D, 2))
+
+    def apply_fn(params, x):
+        return PRODUCTS[name](x @ params["x"], x @ params["y"])[0] @ params["out"]
+
+    def phi(q):
+        x, y = (jnp.ones(4) @ q[name] for name in "xy")
+        result = jnp.sum(PRODUCTS[name](x, y)[1] @ q["out"])
+        return result + (jnp.sum(x) if name == "highway" else 0)
+
+    check(apply_fn, phi, params, jnp.ones((2, 4)))
+
+
+def test_without_gates_and_normalisations_nothing_changes():
+    params = jax.tree.map(jnp.float32, weights(w=(4, D), b=(D,), out=(D, 2)))
+
+    def apply_fn(params, x):
+        x = jax.nn.relu(x @ params["w"] + params["b"])
+        x = x - x.mean(-1, keepdims=True)
+        return (x - x.max(-1, keepdims=True)) @ params["out"]
+
+    networks = [trace(apply_fn, params, jnp.ones((2, 4)))]
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        networks += [pathsgd.trace_network(apply_fn, params, jnp.ones((2, 4)))]
+    chex.assert_trees_all_equal(
+        *(pathsgd.path_scaling(network, params) for network in networks)
+    )
+
+
+REFUSED = {
+    "mixes examples": (lambda x: x - x.mean(0), "mixes the examples of a batch"),
+    "attends to others": (lambda x: jax.nn.softmax(x @ x.T) @ x, "mixes the examples"),
+    "a mean over a norm": (
+        lambda x: (
+            x.mean(-1, keepdims=True) * lax.rsqrt((x * x).mean(-1, keepdims=True))
+        ),
+        "a mean is divided by a root of the second moment",
+    ),
+    "a standard deviation": (lambda x: x * x.std(-1, keepdims=True), "a statistic"),
+    "a log": (lambda x: jnp.log(jax.nn.relu(x) + 1), "log .*no path rule"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusals(name):
+    function, message = REFUSED[name]
+    params = weights(w=(4, D))
+    with pytest.raises(ValueError, match=message):
+        trace(lambda params, x: function(x @ params["w"]), params, jnp.ones((2, 4)))
+
+
+def test_a_softmax_ends_no_network():
+    def apply_fn(params, x):
+        return jax.nn.softmax(x @ params["w"])
+
+    with pytest.raises(ValueError, match=r"a gate.*return the logits"):
+        trace(apply_fn, weights(w=(4, D)), jnp.ones((2, 4)))
