@@ -252,6 +252,7 @@ FLAGS = {
     pathsgd.scale_by_path_norm: ("relative_to_start", "monitor"),
     pathsgd.precondition_by_path_norm: ("relative_to_start", "monitor"),
     pathsgd.layered_network: ("scanned",),
+    pathsgd.trace_network: ("gates",),
     pathsgd.trace_linen: ("gates",),
     pathsgd.trace_nnx: ("gates",),
 }
@@ -259,6 +260,7 @@ FIRST = {
     pathsgd.scale_by_path_norm: (NETWORK,),
     pathsgd.precondition_by_path_norm: (optax.identity(), NETWORK),
     pathsgd.layered_network: (PARAMS,),
+    pathsgd.trace_network: (networks.apply, PARAMS, np.ones((1, 2))),
     pathsgd.trace_linen: (PLAIN, {"params": PARAMS["Dense_0"]}, np.ones((1, 2))),
     pathsgd.trace_nnx: (nnx.Linear(2, 3, rngs=nnx.Rngs(0)), np.ones((1, 2))),
 }
@@ -365,6 +367,7 @@ OTHERS = {
     "module": lambda value: pathsgd.trace_linen(value, {"params": {}}, np.ones((1, 2))),
     "variables": lambda value: pathsgd.trace_linen(MODEL, value, np.ones((1, 2))),
     "model": lambda value: pathsgd.trace_nnx(value, np.ones((1, 2))),
+    "primitive": lambda value: pathsgd.register_path_rule(value, jnp.tanh),
     "constants": lambda value: pathsgd.set_constants(STATE, [value]),
     "logits": lambda value: pathsgd.truncated_softmax_cross_entropy(
         value, np.array([1])
@@ -383,6 +386,23 @@ def test_an_argument_of_another_type_is_refused_by_its_name_in_one_line(name, va
         OTHERS[name](value)
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 250
+
+
+@pytest.mark.parametrize("value", TYPES.values(), ids=TYPES)
+def test_a_traced_network_tells_which_leaf_is_no_array(value):
+    traced = pathsgd.trace_network(networks.apply, HIDDEN, np.ones((1, 2)))
+    with pytest.raises(ValueError, match=r"^x\[0\] must be an array or a number, but"):
+        pathsgd.trace_network(networks.apply, HIDDEN, [value])
+    message = r"^constants\['a'\] must be an array or a number, but got"
+    with pytest.raises(ValueError, match=message):
+        pathsgd.trace_network(networks.apply, HIDDEN, np.ones((1, 2)), {"a": value})
+    with pytest.raises(ValueError, match=message):
+        pathsgd.path_norm(traced, HIDDEN, constants={"a": value})
+
+
+def test_a_rule_that_is_no_function_is_refused():
+    with pytest.raises(ValueError, match=r"takes a primitive, .*and a function, but"):
+        pathsgd.register_path_rule(jax.extend.core.primitives.tanh_p, None)
 
 
 @pytest.mark.parametrize("name", ["layer", "count", "scale", "sigma", "c", "unit"])

@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 
 from pathsgd_optax._networks.network import leaf_name
 from pathsgd_optax._networks.traced.reasons import DEVICES
-from pathsgd_optax._vocabulary import Params, described
+from pathsgd_optax._vocabulary import KeyPath, Params, described
 
 
 MOST = 4
@@ -83,7 +84,7 @@ def _fault(leaf: Any) -> str | None:
 
 def check_constants(given: Any, wanted: Any) -> None:
     """Raises a ValueError where a leaf is not that of the example's constants."""
-    found, traced = _named(shapes(given)), _named(wanted)
+    found, traced = _named(shapes(given, "constants")), _named(wanted)
     differing = [
         name for name in {**traced, **found} if found.get(name) != traced.get(name)
     ]
@@ -97,16 +98,20 @@ def check_constants(given: Any, wanted: Any) -> None:
         )
 
 
-def shapes(tree: Any) -> Any:
+def shapes(tree: Any, argument: str) -> Any:
     """The shapes and dtypes that JAX makes of a tree of arrays, or of numbers."""
 
-    def shape(x: Any) -> jax.ShapeDtypeStruct:
-        dtype = x.dtype if hasattr(x, "dtype") else jnp.result_type(x)
-        if not jnp.issubdtype(dtype, jax.dtypes.extended):
-            dtype = jax.dtypes.canonicalize_dtype(dtype)
+    def shape(path: KeyPath, x: Any) -> jax.ShapeDtypeStruct:
+        try:
+            dtype = jnp.result_type(x)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{argument}{keystr(path)} must be an array or a number, but got "
+                f"{described(x)}."
+            ) from error
         return jax.ShapeDtypeStruct(jnp.shape(x), dtype)
 
-    return jax.tree.map(shape, tree)
+    return jax.tree_util.tree_map_with_path(shape, tree)
 
 
 def listed(tree: Any) -> str:

@@ -24,7 +24,7 @@ from pathsgd_optax._networks.traced.outputs import check_ends, output_names
 from pathsgd_optax._networks.traced.rules.randomness import check_draws
 from pathsgd_optax._networks.traced.rules.registry import CUSTOM
 from pathsgd_optax._networks.traced.values import GATE, OUTPUT, Debt, Uses
-from pathsgd_optax._vocabulary import Params, path_dtype
+from pathsgd_optax._vocabulary import Params, check_flags, path_dtype
 
 
 def trace_network(
@@ -143,9 +143,11 @@ def trace_network(
       Neyshabur et al., `Path-Normalized Optimization of Recurrent Neural Networks with
       ReLU Activations <https://arxiv.org/abs/1605.07154>`_, 2016, for shared weights.
     """
+    check_flags(gates=gates)
     check_params(params)
     check_whole(params)
-    params, x, constants = map(shapes, (params, x, constants))
+    params, x = shapes(params, "params"), shapes(x, "x")
+    constants = shapes(constants, "constants")
     jaxpr, names = _trace(apply_fn, params, x, constants)
     inputs = tuple(jax.tree.leaves(_examples(x, 1)))
     uses = _uses(jaxpr, names, params, inputs, constants, gates)

@@ -56,6 +56,7 @@ from pathsgd_optax._networks.traced.values import (
     Value,
     is_traced,
 )
+from pathsgd_optax._vocabulary import described
 
 
 RULES: dict[str, Rule] = {
@@ -114,7 +115,7 @@ def register_path_rule(
         them if there are several results. ``params`` are the primitive's.
 
     Raises:
-      ValueError: if the package has a rule for the primitive.
+      ValueError: if the package has a rule for the primitive, or it is none.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -131,6 +132,12 @@ def register_path_rule(
       Neyshabur et al., `Geometry of Optimization and Implicit Regularization in Deep
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (5).
     """
+    if not isinstance(primitive, Primitive) or not callable(rule):
+        raise ValueError(
+            "register_path_rule takes a primitive, such as those of "
+            "jax.extend.core.primitives, and a function, but got "
+            f"{described(primitive)} and {described(rule)}."
+        )
     name = primitive.name
     if name in {*RULES, *IDENTITIES, *CALLS, *CONTROL_FLOW} or name.startswith(DRAWS):
         raise ValueError(
