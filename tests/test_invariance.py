@@ -218,7 +218,7 @@ def test_they_change_no_other_bit_from_a_last_layer_of_zeros(optimizer, digits):
 @pytest.mark.parametrize("optimizer", CONTROLS.values(), ids=CONTROLS)
 def test_the_controls_are_changed_by_rescalings(optimizer, digits):
     params, network = _start()
-    train = _trainer(optimizer, digits)
+    train = _trainer(optimizer, digits, jit=jax.jit)
     balanced, _, losses = train(params)
     unbalanced, _, other_losses = train(_rescaled(network, params))
     assert losses[-20:].mean() < 0.8 * losses[:20].mean()
