@@ -25,14 +25,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "blocks": 2,
         "steps": 400,
         "seeds": 3,
-        "optimizers": ("adam", "lamb", "muon", "path_adam"),
+        "optimizers": ("adam", "lamb", "muon", "path_adam", "path_muon"),
     },
     "smoke": {
         "heads": 1,
         "blocks": 1,
         "steps": 20,
         "seeds": 1,
-        "optimizers": ("adam", "lamb"),
+        "optimizers": ("adam", "path_adam"),
     },
 }
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from benchmarks import language, text, train
+from benchmarks import language, text
 from benchmarks.decoder import CONTEXT
 from benchmarks.language import OPTIMIZERS
 from benchmarks.optimizers import Optimizer
@@ -115,15 +115,29 @@ def test_muon_makes_the_matrices_of_the_blocks_orthogonal():
         assert np.ptp(np.abs(leaf)) < 1e-3  # Adam's first step
 
 
-@pytest.mark.parametrize("init", train.INITS)
-@pytest.mark.parametrize("name", ["adam", "lamb"])
-@pytest.mark.optax
-def test_the_optimizers_learn(name, init):
-    make = maker(name)
-    outcome = language.run(TASK, make, 0.02, init, 0)
-    assert outcome.train_loss < 0.9 * outcome.losses[0]
-
-
 @functools.cache
 def maker(name):
     return language.maker(TASK, name)
+
+
+@functools.cache
+def losses(name, init):
+    return language.run(TASK, maker(name), 0.02, init, 0).losses
+
+
+@pytest.mark.parametrize("name", ["lamb", "path_adam"])
+@pytest.mark.optax
+def test_the_optimizers_learn(name):
+    assert losses(name, "unbalanced")[-1] < 0.8 * losses(name, "unbalanced")[0]
+
+
+@pytest.mark.parametrize("name", ["path_adam", "path_muon"])
+@pytest.mark.optax
+def test_paths_make_both_starts_alike_to_the_bit(name):
+    assert losses(name, "balanced") == losses(name, "unbalanced")
+
+
+@pytest.mark.parametrize("name", ["lamb", "muon"])
+@pytest.mark.optax
+def test_other_optimizers_tell_the_starts_apart(name):
+    assert losses(name, "balanced") != losses(name, "unbalanced")
