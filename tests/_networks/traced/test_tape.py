@@ -13,7 +13,7 @@ from jax import lax
 
 import pathsgd_optax as pathsgd
 from pathsgd_optax._networks.traced import mass as _mass
-from pathsgd_optax._networks.traced.tape import Tape
+from pathsgd_optax._networks.traced.tape import End, Tape
 from tests import networks, oracles
 
 
@@ -200,8 +200,8 @@ def test_the_slope_of_a_value_is_the_sum_over_its_uses():
 
         return tape.record([_mass.of_exponent(factor * x.mantissa, 3)], [x], pull)[0]
 
-    ends = [(scaled_by(3, 300), _mass.of_exponent(jnp.ones(2), 0))]
-    ends += [(scaled_by(5, 298), _mass.of_exponent(jnp.ones(2), 0))]
+    one = _mass.of_exponent(jnp.ones(2), 0)
+    ends = tape.ends([End(scaled_by(3, 300), one), End(scaled_by(5, 298), one)])
     slope, none = tape.slopes(ends, [x, unused])
     wanted = operator.add(3, 5 / 4)
     np.testing.assert_array_equal(
