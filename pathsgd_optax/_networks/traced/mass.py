@@ -318,7 +318,8 @@ def inner(x: Mass, y: Mass) -> Mass:
 
 
 def root(x: Mass, p: float) -> Scaled:
-    """``x**(1/p)``, elementwise: the norm of a mass."""
+    """``x**(1/p)``, elementwise: the norm of a mass, in the same bits for any unit."""
+    x = normalized(x)
     live = x.mantissa != 0
     positive = lax.select(live, x.mantissa, jnp.ones_like(x.mantissa))
     whole = _quotient(x.exponent, p, positive.dtype)

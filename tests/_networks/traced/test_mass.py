@@ -46,6 +46,17 @@ def test_high_powers_do_not_leave_the_range(p):
     np.testing.assert_allclose(_scaled.unscaled(norms), [1e-30, 2e-30], rtol=1e-5)
 
 
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0, 3.5])
+@pytest.mark.parametrize("shift", [-20, -1, 7])
+def test_a_norm_has_the_same_bits_in_any_unit(p, shift):
+    mantissas = jnp.float32(1.7) * 2.0 ** jnp.float32([0, shift])
+    norms = [
+        _mass.root(_mass.of_exponent(mantissa, exponent), p)
+        for mantissa, exponent in zip(mantissas, [5, 5 - shift], strict=True)
+    ]
+    assert norms[0] == norms[1]
+
+
 @pytest.mark.parametrize("number", [0.0, 1e-7, 1e7])
 def test_powers_of_constants_are_those_of_numbers_unknown_to_the_compiler(number):
     x = jnp.full(3, number)
