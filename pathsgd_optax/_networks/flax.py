@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
+from jax.extend.core import ClosedJaxpr
 from jax.tree_util import keystr
 
 from pathsgd_optax._networks.traced.interpreter import is_literal, live
@@ -109,25 +110,15 @@ def _training(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) 
 def _with_gates(
     apply_fn: Callable[..., Any], params: Params, inputs: Any, constants: Any
 ) -> TracedNetwork:
-    """The network, of whose constants only those are left that it depends on."""
-    if constants is None or _depends(apply_fn, params, inputs, constants):
-        return trace_network(apply_fn, params, inputs, constants, gates=True)
-    fixed = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), constants)
-
-    def without(params: Params, inputs: Any) -> Any:
-        return apply_fn(params, inputs, fixed)
-
-    return trace_network(without, params, inputs, gates=True)
-
-
-def _depends(
-    apply_fn: Callable[..., Any], params: Params, inputs: Any, constants: Any
-) -> bool:
-    """Whether outputs depend on the constants."""
-    jaxpr = jax.make_jaxpr(apply_fn)(params, inputs, constants).jaxpr
-    last = jaxpr.invars[len(jaxpr.invars) - len(jax.tree.leaves(constants)) :]
+    """The network, without constants if it depends on none, as of running averages."""
+    network = trace_network(apply_fn, params, inputs, constants, gates=True)
+    count, jaxpr = len(jax.tree.leaves(constants)), network.jaxpr.jaxpr
+    kept, last = jaxpr.invars[:-count], jaxpr.invars[-count:]
     used = {atom for eqn in live(jaxpr) for atom in eqn.invars if not is_literal(atom)}
-    return not used.isdisjoint(last)
+    if not count or not used.isdisjoint(last):
+        return network
+    without = ClosedJaxpr(jaxpr.replace(invars=kept), network.jaxpr.consts)
+    return dataclasses.replace(network, jaxpr=without, constants=None)
 
 
 def trace_nnx(

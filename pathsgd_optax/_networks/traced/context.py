@@ -158,7 +158,11 @@ class Context:
     ) -> tuple[jax.Array, Any]:
         if self.tape is None:
             return function(*parts), None
-        return jax.vjp(function, *alike(parts))
+        parts = alike(parts)
+        if not self.gates:
+            return jax.vjp(function, *parts)
+        # No paths run through most statistics: most of these are never transposed.
+        return function(*parts), lambda slope: jax.vjp(function, *parts)[1](slope)
 
     def _recorded(
         self,

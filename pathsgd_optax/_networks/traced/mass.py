@@ -273,13 +273,6 @@ def sum_by(function: Callable[..., jax.Array], *masses: Mass) -> Mass:
     return of_sum(function(*mantissas), exponent, masses)
 
 
-def added(x: Mass, *others: Mass) -> Mass:
-    """The sum, elementwise."""
-    if not others:
-        return x
-    return sum_by(lambda *parts: functools.reduce(jnp.add, parts), x, *others)
-
-
 def of_sum(mantissa: jax.Array, exponent: jax.Array, masses: Sequence[Mass]) -> Mass:
     """What a linear function has made of masses."""
     terms = sum(x.mantissa.size for x in masses) // max(mantissa.size, 1)
@@ -311,10 +304,26 @@ def total(x: Mass) -> Mass:
     return Mass(jnp.sum(x.mantissa), x.exponent)
 
 
+def inverse(x: Mass) -> Mass:
+    """``1 / x``, elementwise, and 0 where ``x`` is."""
+    x = normalized(x)
+    return normalized(ordered(Mass(reciprocal(x.mantissa), -x.exponent)))
+
+
 def inner(x: Mass, y: Mass) -> Mass:
     """The sum of the products of the entries."""
-    x, y = collapsed(normalized(x)), collapsed(normalized(y))
+    x, y = collapsed(in_range(x, y)), collapsed(y)
     return total(of_product(x.mantissa * y.mantissa, x, y))
+
+
+def total_of(numbers: Sequence[Mass]) -> Mass:
+    """The sum of numbers, which XLA aligns at once."""
+    mantissas, exponents = zip(
+        *((x.mantissa, x.exponent) for x in numbers), strict=True
+    )
+    slack = max(x.slack for x in numbers)
+    stack = Mass(jnp.stack(mantissas), jnp.stack(exponents), slack=slack)
+    return total(collapsed(stack))
 
 
 def root(x: Mass, p: float) -> Scaled:

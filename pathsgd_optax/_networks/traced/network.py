@@ -156,7 +156,7 @@ def _scaling(
 
 def _total(output: Mass, ends: Ends, tape: Tape) -> Mass:
     """The masses of all paths, wherever they have ended."""
-    return _mass.added(_mass.total(output), *tape.ended(ends, outputs=1))
+    return _mass.total_of([_mass.total(output), *tape.ended(ends, outputs=1)])
 
 
 def _context(

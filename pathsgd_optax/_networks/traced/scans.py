@@ -141,7 +141,7 @@ def _observed(
     after, outs = (_each(_without_node, part) for part in (after, outs))
     if not ended:
         return after, outs, []
-    return after, outs, [_sealed(_mass.added(*ended))]
+    return after, outs, [_sealed(_mass.total_of(ended))]
 
 
 def _backward(

@@ -127,7 +127,7 @@ class Tape:
 
     def normalised(self, x: Mass, mean: Mass) -> None:
         """Notes that paths may end in ``x``, in units of this mean of masses."""
-        slope = _mass.quotient(_mass.ones_like(x), _mass.broadcast(mean, x.shape))
+        slope = _mass.broadcast(_mass.inverse(mean), x.shape)
         node = x.node
         while node in self._moved:
             node = self._moved[node]

@@ -228,8 +228,7 @@ def _normalised(context: Context, x: Value, factor: Factor, level: int) -> Value
     before = x if x.centred is None else x.centred
     note(context, "weight", [x])
     slope = abs(x.ray.slope) or 1.0
-    mean = _mass.broadcast(factor.mean, context.out_shape)
-    mean = _factors.per_slope(context, mean, 1 / slope)
+    mean = _factors.per_slope(context, factor.mean, 1 / slope)
     context.normalise(context.shaped(before), mean)
     if x.is_weight:
         return Value(x.value * factor.value)
