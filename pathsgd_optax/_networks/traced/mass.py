@@ -318,6 +318,8 @@ def inner(x: Mass, y: Mass) -> Mass:
 
 def total_of(numbers: Sequence[Mass]) -> Mass:
     """The sum of numbers, which XLA aligns at once."""
+    if len(numbers) == 1:
+        return numbers[0]
     mantissas, exponents = zip(
         *((x.mantissa, x.exponent) for x in numbers), strict=True
     )
