@@ -53,6 +53,7 @@ class Context:
       eqn: the equation that the rule is applied to.
       callers: the equations that have called the one that it is in, outermost first.
       gates: whether normalisations end paths, and gates multiply them.
+      averages: whether look-ups have the mean of the paths of what they may find.
       custom: the rules of `register_path_rule`, as they were when it was traced.
       mixing: what equations owe that mix the examples of a batch, by their identities.
     """
@@ -64,6 +65,7 @@ class Context:
     eqn: Any = None  # JaxprEqn, but for the whole program
     callers: tuple[JaxprEqn, ...] = ()
     gates: bool = False
+    averages: bool = False
     custom: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     mixing: Mapping[int, Debt] = dataclasses.field(default_factory=dict)
 
@@ -196,10 +198,9 @@ class Context:
         for logits in factor.logits:
             self.uses.end(GATE, logits.value.leaves)
             if self.tape is not None:
-                size = jnp.broadcast_to(
-                    jnp.asarray(logits.size, self.dtype), logits.value.shape
-                )
-                self.tape.steered(logits.value.mass, _mass.mass(size, 1.0))
+                mass = logits.value.mass
+                unit = jnp.full(mass.shape, logits.unit, self.dtype)
+                self.tape.steered(mass, _mass.mass(unit, 1.0))
 
     # What values are made of.
 

@@ -31,7 +31,7 @@ from pathsgd_optax._networks.traced.outputs import ends
 from pathsgd_optax._networks.traced.rules.operands import Rule
 from pathsgd_optax._networks.traced.rules.registry import constant
 from pathsgd_optax._networks.traced.tape import End, Ends, Tape
-from pathsgd_optax._networks.traced.values import Inputs, Uses, Value
+from pathsgd_optax._networks.traced.values import OUTPUT, Inputs, Uses, Value
 from pathsgd_optax._numerics.meshes import partitioned
 from pathsgd_optax._numerics.scaled import Scaled
 from pathsgd_optax._vocabulary import Params, Scalar, is_zero, path_dtype
@@ -171,6 +171,7 @@ def _context(
         tape,
         Uses(),
         gates=network.gates,
+        averages=any(parameter.end != OUTPUT for parameter in network.parameters),
         custom=network.custom,
     )
 

@@ -134,10 +134,10 @@ class Tape:
         if node is not None:
             self._norms.setdefault(node, End(x, slope))
 
-    def steered(self, x: Mass, size: Mass) -> None:
-        """Notes that ``x`` steers a gate of this size."""
+    def steered(self, x: Mass, slope: Mass) -> None:
+        """Notes that ``x`` steers a gate, with this slope."""
         if x.node is not None:
-            self._gates.setdefault(x.node, End(x, size))
+            self._gates.setdefault(x.node, End(x, slope))
 
     def ends(self, outputs: Sequence[End]) -> Ends:
         """Where paths end, if some of them do in ``outputs``."""

@@ -87,8 +87,9 @@ def trace_network(
       residual stream only the last normalisation counts.
     - What is bounded is a *gate*: what it multiplies keeps its paths, times the size of
       the bounds. sigmoid, tanh, erf and clipping are, and so gelu(x), silu(x) and
-      relu6(x) have the paths of x. Softmax over n entries is a gate of 1/n in each, so
-      attention averages over what its mask allows. A bounded function that multiplies
+      relu6(x) have the paths of x. A softmax over n entries weighs p-th powers by 1/n,
+      so attention averages over what its mask allows; so does a look-up in a network
+      with any of this, which chooses one of n rows. A bounded function that multiplies
       nothing, such as the tanh of a cell, has the paths of its argument.
     - Parameters that do nothing but steer gates (queries, keys, routers, the gates of
       an LSTM) have paths that end in the logits, where what else feeds these counts as
@@ -180,7 +181,7 @@ def _parameters(params: Params, uses: Uses) -> tuple[Parameter, ...]:
             leaf.shape,
             "/".join(sorted(uses.roles[k])) if uses.ends[k] else NO_PATH,
             uses.times[k] if uses.ends[k] else 0,
-            _end(uses.ends[k]),
+            _end(uses.ends[k]) if uses.ends[k] else OUTPUT,
         )
         for k, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params))
     )

@@ -198,11 +198,12 @@ class Logits(NamedTuple):
 
     Args:
       value: the paths.
-      size: the size of what it steers, by which its entries count.
+      unit: the slope that they have for it: the inverse of a gate's size, if it is one
+        itself.
     """
 
     value: Value
-    size: Any = 1.0  # jax.Array | float
+    unit: float = 1.0
 
 
 @jax.tree_util.register_dataclass

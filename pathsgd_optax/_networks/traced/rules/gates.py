@@ -165,15 +165,15 @@ def divided(context: Context, x: Any, y: Any) -> Operand:
 
 
 def _part(context: Context, x: Factor) -> Factor:
-    """A part of a sum, as of a softmax: what steers it counts by its size."""
+    """A part of a sum, as of a softmax, which weighs p-th powers by what it is.
+
+    By Jensen's inequality their weighted mean is at least the p-th power of the mean.
+    """
     if x.degrees:
         return x
-    logits = tuple(
-        Logits(z.value, x.size) if z.value.shape == context.out_shape else z
-        for z in x.logits
-    )
+    size = _factors.power(context, x, 1 / context.p).size
     bounds = (0.0, 1.0) if x.bounds[0] >= 0 else x.bounds
-    return dataclasses.replace(x, logits=logits, bounds=bounds)
+    return dataclasses.replace(x, size=size, bounds=bounds)
 
 
 def times(context: Context, x: Any, y: Any) -> Operand:

@@ -2,12 +2,15 @@
 
 A look-up multiplies by a one-hot vector of as many inputs as there are places to look
 at. So it has the paths of all these places, as a maximum has those of all its operands.
-Where an index is known, whatever the inputs are, it has those of one place.
+Where an index is known, whatever the inputs are, it has those of one place. In networks
+that normalise or gate it has the mean of the paths of all places, because there the
+size of what is looked up counts: one of them is chosen, as by a softmax.
 """
 
 import dataclasses
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -105,6 +108,8 @@ def _look_up(
         for pattern, mask in patterns:
             chosen = [pair for pair, any_ in zip(windows, pattern, strict=True) if any_]
             part = pick(_over_places(mantissa, chosen), pattern)
+            if context.averages:
+                part = part / _places(mantissa.shape, chosen)
             found.append(
                 part if mask is None else part * spread(mask).astype(part.dtype)
             )
@@ -112,6 +117,11 @@ def _look_up(
 
     note(context, "weight", [x])
     return Value(None, context.linear(function, context.mass(x)), leaves=x.leaves)
+
+
+def _places(shape: Sequence[int], windows: Sequence[tuple[int, int]]) -> int:
+    """How many windows of these sizes there are."""
+    return math.prod(shape[axis] - size + 1 for axis, size in windows)
 
 
 def _over_places(x: jax.Array, windows: Sequence[tuple[int, int]]) -> jax.Array:

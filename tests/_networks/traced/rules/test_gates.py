@@ -79,11 +79,11 @@ def decoder(params, tokens):
 
 def phi_of_decoder(p):
     def phi(q):
-        x, h = jnp.sum(q["table"], 0) + q["place"], jnp.ones((T, D)) * q["scale"]
+        x, h = jnp.mean(q["table"], 0) + q["place"], jnp.ones((T, D)) * q["scale"]
         v = jnp.einsum("td,dhe->the", h, q["v"])
         pair = [jnp.einsum("td,dhe->the", constant(h), q[n]) for n in "qk"]
-        gate = jnp.einsum("the,she,ts->", *pair, SHARE) / E ** (p / 2)
-        x = x + jnp.einsum("ts,she,hed->td", SHARE**p, v, q["o"])
+        gate = jnp.einsum("the,she,ts->", *pair, MASK * 1.0) / E ** (p / 2)
+        x = x + jnp.einsum("ts,she,hed->td", SHARE, v, q["o"])
         h = jnp.ones((T, D)) * q["scale_of_mlp"]
         x = x + (h @ q["up"] + q["bias"]) @ q["down"]
         out = jnp.ones((T, D)) * q["last_scale"] @ q["out"]
@@ -114,9 +114,8 @@ def phi_of_fused(q):
     x, h = jnp.ones((T, 4)) @ q["inputs"], jnp.ones((T, D)) * q["scale"]
     a, b, _ = jnp.split(constant(h) @ q["qkv"] + q["bias"], 3, -1)
     v = jnp.split(h @ q["qkv"] + q["bias"], 3, -1)[2]
-    return (
-        jnp.sum(x + jnp.full((T, T), 1 / T**2) @ v @ q["o"]) + jnp.sum(a @ b.T) / T / D
-    )
+    attended = jnp.full((T, T), 1 / T) @ v @ q["o"]
+    return jnp.sum(x + attended) + jnp.sum(a @ b.T) / D
 
 
 def test_entries_of_one_kernel_may_steer_and_others_not():
@@ -199,9 +198,19 @@ def routed(params, x):
 
 
 def phi_of_routed(q):
-    # Each expert may be either of the two, with a share of a third.
-    experts = jnp.einsum("i,iek->ek", jnp.ones(4), q["experts"]) * (2 / 3) ** 2
-    return jnp.sum(experts) + jnp.sum(jnp.ones(4) @ q["router"]) / 3
+    # Each expert may be either of the two, with the square root of a third.
+    experts = jnp.einsum("i,iek->ek", jnp.ones(4), q["experts"]) * 4 / 3
+    return jnp.sum(experts) + jnp.sum(jnp.ones(4) @ q["router"])
+
+
+def test_look_ups_have_a_mean_only_where_sizes_count():
+    """Elsewhere they have the sum of the paths of all that they may find."""
+    params = weights(table=(7, D), out=(D, 2))
+
+    def apply_fn(params, tokens):
+        return jax.nn.relu(params["table"][tokens]) @ params["out"]
+
+    check(apply_fn, lambda q: jnp.sum(q["table"] @ q["out"]), params, jnp.zeros(2, int))
 
 
 def test_routers_steer():
