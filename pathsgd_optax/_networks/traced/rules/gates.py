@@ -211,7 +211,7 @@ def times(context: Context, x: Any, y: Any) -> Operand:
 
 def _level(x: Value, factor: Factor) -> int | None:
     """How often ``x`` is summed of what the factor is the inverse size of."""
-    if len(factor.degrees) != 1:
+    if len(factor.degrees) != 1 or factor.mean is None:
         return None
     [(name, degree)] = factor.degrees
     if degree != -1:

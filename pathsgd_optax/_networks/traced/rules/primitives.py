@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from pathsgd_optax._networks.traced import mass as _mass
-from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.context import Context, is_number
 from pathsgd_optax._networks.traced.inputs import IDENTITIES, MOVING
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Moved
@@ -314,7 +314,33 @@ def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operan
 
     value = None if data else bind(x.value, y.value)[0]
     mass = _contracted(context, bind, x, y)
-    return [Value(value, mass, leaves=all_leaves((x, y)))]
+    factor = _sum_of_squares(context, x, y) if context.gates else None
+    return [Value(value, mass, leaves=all_leaves((x, y)), factor=factor)]
+
+
+def _sum_of_squares(context: Context, x: Value, y: Value) -> Factor | None:
+    """What a contraction of an array with itself is, if it is entry by entry."""
+    if x.ray.name != y.ray.name or context.eqn.primitive.name != "dot_general":
+        return None
+    (left, right), (batch, others) = context.params["dimension_numbers"]
+    count, square = math.prod(x.shape[k] for k in left), reading(context, x)
+    if (left, batch) != (right, others) or len([*left, *batch]) < len(x.shape):
+        return None
+    if not is_number(square.size) or square.mean is None:
+        return None
+
+    def mean(part: jax.Array) -> jax.Array:
+        return context.bind(part, jnp.ones_like(part))[0] / count
+
+    return dataclasses.replace(
+        square,
+        size=square.size**2 * count,
+        degrees=frozenset((name, 2 * degree) for name, degree in square.degrees),
+        bounds=(0.0, math.inf),
+        reduced=True,
+        mean=_mass.sum_by(mean, square.mean),
+        value=None,
+    )
 
 
 def _contracted(

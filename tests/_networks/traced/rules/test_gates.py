@@ -240,6 +240,7 @@ NORMS = {
     "by a norm": lambda x: (
         x / jnp.linalg.norm(x, axis=-1, keepdims=True) * x.shape[-1] ** 0.5
     ),
+    "by a product": lambda x: x / jnp.sqrt(jnp.einsum("bd,bd->b", x, x)[:, None] / D),
     "at least epsilon": lambda x: (
         x.shape[-1] ** 0.5
         * x
@@ -428,6 +429,10 @@ REFUSED = {
         "a mean is divided by a root of the second moment",
     ),
     "a standard deviation": (lambda x: x * x.std(-1, keepdims=True), "a statistic"),
+    "a maximum": (
+        lambda x: x / jnp.sqrt((x * x).max(-1, keepdims=True)),
+        "divides by a value",
+    ),
     "a log": (lambda x: jnp.log(jax.nn.relu(x) + 1), "log .*no path rule"),
 }
 
