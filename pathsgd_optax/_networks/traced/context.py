@@ -53,7 +53,8 @@ class Context:
       eqn: the equation that the rule is applied to.
       callers: the equations that have called the one that it is in, outermost first.
       gates: whether normalisations end paths, and gates multiply them.
-      averages: whether look-ups have the mean of the paths of what they may find.
+      averages: whether sizes count, so that look-ups have the mean of the paths of what
+        they may find, and outputs that of their places.
       custom: the rules of `register_path_rule`, as they were when it was traced.
       mixing: what equations owe that mix the examples of a batch, by their identities.
     """

@@ -27,7 +27,7 @@ from pathsgd_optax._networks.traced.arguments import check_constants
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.interpreter import interpret
 from pathsgd_optax._networks.traced.mass import Mass
-from pathsgd_optax._networks.traced.outputs import ends
+from pathsgd_optax._networks.traced.outputs import ends, positions
 from pathsgd_optax._networks.traced.rules.operands import Rule
 from pathsgd_optax._networks.traced.rules.registry import constant
 from pathsgd_optax._networks.traced.tape import End, Ends, Tape
@@ -122,11 +122,11 @@ def _path_norm(
 ) -> Scaled:
     tape = Tape() if network.gates else None
     context = _context(leaves, p, tape, network)
-    output = _run(context, network, weights_of(context, leaves), constants)
+    output, count = _run(context, network, weights_of(context, leaves), constants)
     if tape is None:
         return _mass.root(_mass.total(output), p)
     ends = tape.ends([End(output, _mass.ones_like(output))])
-    return _mass.root(_total(output, ends, tape), p)
+    return _mass.root(_total(output, ends, tape, count), p)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p"))
@@ -142,10 +142,11 @@ def _scaling(
     tape = Tape(None if damping is None else _mass.mass(damping, p))
     context = _context(leaves, p, tape, network)
     weights = weights_of(context, leaves)
-    output = _run(context, network, weights, constants)
+    output, count = _run(context, network, weights, constants)
     ends = tape.ends([End(output, _mass.ones_like(output))])
     slopes = tape.slopes(ends, [x.mass for x in weights])
-    norm = _mass.root(_total(output, ends, tape), p)
+    slopes = [_mass.divided(slope, count) for slope in slopes]
+    norm = _mass.root(_total(output, ends, tape, count), p)
     unit = resolved(unit, norm)
     factors = (
         () if parameter.role == NO_PATH else _mass.factors_of_root(slope, p, unit)
@@ -154,9 +155,10 @@ def _scaling(
     return Scaling(norm, tuple(factors))
 
 
-def _total(output: Mass, ends: Ends, tape: Tape) -> Mass:
-    """The masses of all paths, wherever they have ended."""
-    return _mass.total_of([_mass.total(output), *tape.ended(ends, outputs=1)])
+def _total(output: Mass, ends: Ends, tape: Tape, count: int) -> Mass:
+    """The masses of all paths, wherever they have ended, over this number."""
+    masses = [_mass.total(output), *tape.ended(ends, outputs=1)]
+    return _mass.divided(_mass.total_of(masses), count)
 
 
 def _context(
@@ -205,11 +207,11 @@ def _run(
     network: TracedNetwork,
     weights: Sequence[Value],
     constants: Any,
-) -> Mass:
-    """The masses of the paths to the outputs."""
+) -> tuple[Mass, int]:
+    """The masses of the paths to the outputs, and over how many places to average."""
     known = jax.tree.leaves(constants)
     outputs = outputs_of(context, network.jaxpr, weights, network.inputs, known)
-    return ends(context, outputs)
+    return ends(context, outputs), positions(outputs) if context.averages else 1
 
 
 def outputs_of(

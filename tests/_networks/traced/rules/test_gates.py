@@ -87,7 +87,7 @@ def phi_of_decoder(p):
         h = jnp.ones((T, D)) * q["scale_of_mlp"]
         x = x + (h @ q["up"] + q["bias"]) @ q["down"]
         out = jnp.ones((T, D)) * q["last_scale"] @ q["out"]
-        return over_mean(x, -1) + gate + jnp.sum(out)
+        return (over_mean(x, -1) + gate + jnp.sum(out)) / T
 
     return phi
 
@@ -115,7 +115,7 @@ def phi_of_fused(q):
     a, b, _ = jnp.split(constant(h) @ q["qkv"] + q["bias"], 3, -1)
     v = jnp.split(h @ q["qkv"] + q["bias"], 3, -1)[2]
     attended = jnp.full((T, T), 1 / T) @ v @ q["o"]
-    return jnp.sum(x + attended) + jnp.sum(a @ b.T) / D
+    return (jnp.sum(x + attended) + jnp.sum(a @ b.T) / D) / T
 
 
 def test_entries_of_one_kernel_may_steer_and_others_not():
