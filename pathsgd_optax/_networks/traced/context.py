@@ -14,7 +14,7 @@ from jax.extend.core import JaxprEqn
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Ray
-from pathsgd_optax._networks.traced.tape import Pull, Tape
+from pathsgd_optax._networks.traced.tape import End, Pull, Tape
 from pathsgd_optax._networks.traced.values import (
     GATE,
     MASK,
@@ -53,8 +53,8 @@ class Context:
       eqn: the equation that the rule is applied to.
       callers: the equations that have called the one that it is in, outermost first.
       gates: whether normalisations end paths, and gates multiply them.
-      averages: whether sizes count, so that look-ups have the mean of the paths of what
-        they may find, and outputs that of their places.
+      places: how many places the outputs have, if sizes count: look-ups have the mean
+        of the paths of what they may find then, and ends that over their places.
       custom: the rules of `register_path_rule`, as they were when it was traced.
       mixing: what equations owe that mix the examples of a batch, by their identities.
     """
@@ -66,7 +66,7 @@ class Context:
     eqn: Any = None  # JaxprEqn, but for the whole program
     callers: tuple[JaxprEqn, ...] = ()
     gates: bool = False
-    averages: bool = False
+    places: int = 0
     custom: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     mixing: Mapping[int, Debt] = dataclasses.field(default_factory=dict)
 
@@ -192,16 +192,27 @@ class Context:
         """Ends the paths to ``x``, in units of the mean of their masses."""
         self.uses.end(NORM, x.leaves)
         if self.tape is not None:
-            self.tape.normalised(self.settle(x).mass, mean)
+            slope = _mass.times_number(_mass.inverse(mean), self._share(x))
+            self.tape.normalised(self.settle(x).mass, slope)
 
     def steer(self, factor: Factor) -> None:
         """Ends the paths of what steers a gate that is used."""
         for logits in factor.logits:
             self.uses.end(GATE, logits.value.leaves)
             if self.tape is not None:
-                mass = logits.value.mass
-                unit = jnp.full(mass.shape, logits.unit, self.dtype)
+                mass, share = logits.value.mass, self._share(logits.value)
+                unit = jnp.full(mass.shape, logits.unit * share, self.dtype)
                 self.tape.steered(mass, _mass.mass(unit, 1.0))
+
+    def output(self, x: Mass) -> End:
+        """The end of the paths to the outputs."""
+        slope = _mass.ones_like(x)
+        return End(x, _mass.times_number(slope, 1 / max(self.places, 1)))
+
+    def _share(self, x: Value) -> float:
+        """What a value counts in each of its places, or of the outputs' if more."""
+        own = places_of(x.shape) if x.is_data else 1
+        return 1 / max(own, self.places)
 
     # What values are made of.
 
@@ -339,6 +350,11 @@ class Context:
         if x.is_data and x.shape == self.out_shape:
             return dataclasses.replace(x, offset=broadcast(x.offset))
         return self.moved(broadcast, x, ("broadcast_in_dim", self.out_shape))
+
+
+def places_of(shape: Sequence[int]) -> int:
+    """The size of all axes but that of the examples and that of the features."""
+    return math.prod(shape[1:-1])
 
 
 def _is_whole(how: Hashable) -> bool:

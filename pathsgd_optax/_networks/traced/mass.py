@@ -287,15 +287,10 @@ def of_product(mantissa: jax.Array, x: Mass, y: Mass) -> Mass:
     return Mass(mantissa, x.exponent + y.exponent, slack=slack)
 
 
-def divided(x: Mass, number: int) -> Mass:
-    """``x / number``, for a moderate number."""
-    if number == 1:
-        return x
-    return dataclasses.replace(x, mantissa=x.mantissa * (1 / number), node=None)
-
-
 def times_number(x: Mass, number: float) -> Mass:
     """``number * x``, for a moderate number."""
+    if number == 1:
+        return x
     return normalized(dataclasses.replace(x, mantissa=x.mantissa * number, node=None))
 
 

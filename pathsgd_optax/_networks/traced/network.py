@@ -24,13 +24,13 @@ from pathsgd_optax._networks.network import (
 )
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.arguments import check_constants
-from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.context import Context, places_of
 from pathsgd_optax._networks.traced.interpreter import interpret
 from pathsgd_optax._networks.traced.mass import Mass
-from pathsgd_optax._networks.traced.outputs import ends, positions
+from pathsgd_optax._networks.traced.outputs import ends
 from pathsgd_optax._networks.traced.rules.operands import Rule
 from pathsgd_optax._networks.traced.rules.registry import constant
-from pathsgd_optax._networks.traced.tape import End, Ends, Tape
+from pathsgd_optax._networks.traced.tape import Ends, Tape
 from pathsgd_optax._networks.traced.values import OUTPUT, Inputs, Uses, Value
 from pathsgd_optax._numerics.meshes import partitioned
 from pathsgd_optax._numerics.scaled import Scaled
@@ -122,11 +122,10 @@ def _path_norm(
 ) -> Scaled:
     tape = Tape() if network.gates else None
     context = _context(leaves, p, tape, network)
-    output, count = _run(context, network, weights_of(context, leaves), constants)
+    output = _run(context, network, weights_of(context, leaves), constants)
     if tape is None:
         return _mass.root(_mass.total(output), p)
-    ends = tape.ends([End(output, _mass.ones_like(output))])
-    return _mass.root(_total(output, ends, tape, count), p)
+    return _mass.root(_total(tape, tape.ends([context.output(output)])), p)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p"))
@@ -139,14 +138,14 @@ def _scaling(
     network: TracedNetwork,
     p: float,
 ) -> Scaling:
-    tape = Tape(None if damping is None else _mass.mass(damping, p))
+    share = 1 / max(_places(network), 1)
+    tape = Tape(None if damping is None else _mass.mass(damping * share ** (1 / p), p))
     context = _context(leaves, p, tape, network)
     weights = weights_of(context, leaves)
-    output, count = _run(context, network, weights, constants)
-    ends = tape.ends([End(output, _mass.ones_like(output))])
+    output = _run(context, network, weights, constants)
+    ends = tape.ends([context.output(output)])
     slopes = tape.slopes(ends, [x.mass for x in weights])
-    slopes = [_mass.divided(slope, count) for slope in slopes]
-    norm = _mass.root(_total(output, ends, tape, count), p)
+    norm = _mass.root(_total(tape, ends), p)
     unit = resolved(unit, norm)
     factors = (
         () if parameter.role == NO_PATH else _mass.factors_of_root(slope, p, unit)
@@ -155,10 +154,13 @@ def _scaling(
     return Scaling(norm, tuple(factors))
 
 
-def _total(output: Mass, ends: Ends, tape: Tape, count: int) -> Mass:
-    """The masses of all paths, wherever they have ended, over this number."""
-    masses = [_mass.total(output), *tape.ended(ends, outputs=1)]
-    return _mass.divided(_mass.total_of(masses), count)
+def _total(tape: Tape, ends: Ends) -> Mass:
+    """The masses of all paths, wherever they have ended."""
+    output = ends.paths[0]
+    others = tape.ended(ends, outputs=1)
+    if not others:
+        return _mass.total(output.value)
+    return _mass.total_of([_mass.inner(*output), *others])
 
 
 def _context(
@@ -173,9 +175,16 @@ def _context(
         tape,
         Uses(),
         gates=network.gates,
-        averages=any(parameter.end != OUTPUT for parameter in network.parameters),
+        places=_places(network),
         custom=network.custom,
     )
+
+
+def _places(network: TracedNetwork) -> int:
+    """How many places the outputs have; 0 if nothing is normalised or gated."""
+    if all(parameter.end == OUTPUT for parameter in network.parameters):
+        return 0
+    return max(places_of(aval.shape) for aval in network.jaxpr.out_avals)
 
 
 def _check_order(p: float, dtype: jnp.dtype) -> None:
@@ -207,11 +216,11 @@ def _run(
     network: TracedNetwork,
     weights: Sequence[Value],
     constants: Any,
-) -> tuple[Mass, int]:
-    """The masses of the paths to the outputs, and over how many places to average."""
+) -> Mass:
+    """The masses of the paths to the outputs."""
     known = jax.tree.leaves(constants)
     outputs = outputs_of(context, network.jaxpr, weights, network.inputs, known)
-    return ends(context, outputs), positions(outputs) if context.averages else 1
+    return ends(context, outputs)
 
 
 def outputs_of(

@@ -61,11 +61,6 @@ def ends(context: Context, outputs: Sequence[Value]) -> Mass:
     )
 
 
-def positions(outputs: Sequence[Value]) -> int:
-    """How many places the outputs have: all axes but those of examples and scores."""
-    return max(math.prod(x.shape[1:-1]) for x in outputs)
-
-
 def _name(path: Any) -> str:
     return f"outputs{keystr(path)}"
 

@@ -125,10 +125,9 @@ class Tape:
             self._units = self._units - {before.node} | {x.node}
         return x
 
-    def normalised(self, x: Mass, mean: Mass) -> None:
-        """Notes that paths may end in ``x``, in units of this mean of masses."""
-        slope = _mass.broadcast(_mass.inverse(mean), x.shape)
-        node = x.node
+    def normalised(self, x: Mass, slope: Mass) -> None:
+        """Notes that paths may end in ``x``, with this slope."""
+        slope, node = _mass.broadcast(slope, x.shape), x.node
         while node in self._moved:
             node = self._moved[node]
         if node is not None:

@@ -108,7 +108,7 @@ def _look_up(
         for pattern, mask in patterns:
             chosen = [pair for pair, any_ in zip(windows, pattern, strict=True) if any_]
             part = pick(_over_places(mantissa, chosen), pattern)
-            if context.averages:
+            if context.places:
                 part = part / _places(mantissa.shape, chosen)
             found.append(
                 part if mask is None else part * spread(mask).astype(part.dtype)
