@@ -54,7 +54,7 @@ class Context:
       callers: the equations that have called the one that it is in, outermost first.
       gates: whether normalisations end paths, and gates multiply them.
       places: how many places the outputs have, if sizes count: look-ups have the mean
-        of the paths of what they may find then, and ends that over their places.
+        of the paths of what they may find then, and outputs that over their places.
       custom: the rules of `register_path_rule`, as they were when it was traced.
       mixing: what equations owe that mix the examples of a batch, by their identities.
     """
@@ -192,7 +192,7 @@ class Context:
         """Ends the paths to ``x``, in units of the mean of their masses."""
         self.uses.end(NORM, x.leaves)
         if self.tape is not None:
-            slope = _mass.times_number(_mass.inverse(mean), self._share(x))
+            slope = _mass.times_number(_mass.inverse(mean), self.share)
             self.tape.normalised(self.settle(x).mass, slope)
 
     def steer(self, factor: Factor) -> None:
@@ -200,19 +200,18 @@ class Context:
         for logits in factor.logits:
             self.uses.end(GATE, logits.value.leaves)
             if self.tape is not None:
-                mass, share = logits.value.mass, self._share(logits.value)
-                unit = jnp.full(mass.shape, logits.unit * share, self.dtype)
+                mass = logits.value.mass
+                unit = jnp.full(mass.shape, logits.unit * self.share, self.dtype)
                 self.tape.steered(mass, _mass.mass(unit, 1.0))
 
     def output(self, x: Mass) -> End:
         """The end of the paths to the outputs."""
-        slope = _mass.ones_like(x)
-        return End(x, _mass.times_number(slope, 1 / max(self.places, 1)))
+        return End(x, _mass.times_number(_mass.ones_like(x), self.share))
 
-    def _share(self, x: Value) -> float:
-        """What a value counts in each of its places, or of the outputs' if more."""
-        own = places_of(x.shape) if x.is_data else 1
-        return 1 / max(own, self.places)
+    @property
+    def share(self) -> float:
+        """What ends count, so that outputs count as the mean over their places."""
+        return 1 / max(self.places, 1)
 
     # What values are made of.
 
@@ -350,11 +349,6 @@ class Context:
         if x.is_data and x.shape == self.out_shape:
             return dataclasses.replace(x, offset=broadcast(x.offset))
         return self.moved(broadcast, x, ("broadcast_in_dim", self.out_shape))
-
-
-def places_of(shape: Sequence[int]) -> int:
-    """The size of all axes but that of the examples and that of the features."""
-    return math.prod(shape[1:-1])
 
 
 def _is_whole(how: Hashable) -> bool:

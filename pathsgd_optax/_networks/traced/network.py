@@ -24,7 +24,7 @@ from pathsgd_optax._networks.network import (
 )
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.arguments import check_constants
-from pathsgd_optax._networks.traced.context import Context, places_of
+from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.interpreter import interpret
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.outputs import ends
@@ -184,7 +184,7 @@ def _places(network: TracedNetwork) -> int:
     """How many places the outputs have; 0 if nothing is normalised or gated."""
     if all(parameter.end == OUTPUT for parameter in network.parameters):
         return 0
-    return max(places_of(aval.shape) for aval in network.jaxpr.out_avals)
+    return max(math.prod(aval.shape[1:-1]) for aval in network.jaxpr.out_avals)
 
 
 def _check_order(p: float, dtype: jnp.dtype) -> None:

@@ -95,9 +95,8 @@ def trace_network(
       an LSTM) have paths that end in the logits, where what else feeds these counts as
       constant. So rescaling queries against keys changes nothing.
     - Other products of data multiply masses: up and gate, bilinear layers.
-    - What ends counts as the mean over its places (all axes but the first and the last,
-      or those of the outputs if these are more): pixels where BatchNorm is, characters
-      in a language model, whose scaling so doesn't grow with its context.
+    - :math:`\Phi_p` is the mean over the places that outputs have (all axes but the
+      first and the last): a language model's scaling doesn't grow with its context.
 
     Rescalings that don't change the function leave the updates as they are, as ever; a
     GELU's units have none, and there the scaling is a heuristic.

@@ -87,7 +87,7 @@ def phi_of_decoder(p):
         h = jnp.ones((T, D)) * q["scale_of_mlp"]
         x = x + (h @ q["up"] + q["bias"]) @ q["down"]
         out = jnp.ones((T, D)) * q["last_scale"] @ q["out"]
-        return (over_mean(x, -1) + gate / H + jnp.sum(out)) / T
+        return (over_mean(x, -1) + gate + jnp.sum(out)) / T
 
     return phi
 
@@ -145,7 +145,7 @@ def phi_of_squeezed(q):
     x = jnp.ones((1, 4, 4, 4)) * q["scale"] + q["bias"]
     mean = x.sum((1, 2)) / 16**2
     logits = constant(mean) @ q["squeeze"] @ q["excite"] + q["shift"]
-    return end / 16 + jnp.sum(logits) + jnp.sum(mean @ q["out"])
+    return end + jnp.sum(logits) + jnp.sum(mean @ q["out"])
 
 
 def test_squeeze_and_excite_steers():
