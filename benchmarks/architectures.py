@@ -1,6 +1,7 @@
 """The networks that are trained, each with its kind of unbalanced start."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -17,7 +18,7 @@ GAUSSIAN = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 """The paper's balanced initialisation, of standard deviation 1 / sqrt(fan-in)."""
 
 Variables: TypeAlias = Any
-"""What a module's init returns: ``"params"``, and the constants of its paths."""
+"""What a module's init returns: ``"params"``, and the averages that BatchNorm keeps."""
 
 
 class Architecture(NamedTuple):
@@ -26,12 +27,14 @@ class Architecture(NamedTuple):
     ``make`` takes the data set, the width and the probability of dropout, and makes a
     module that is called with rows of images and ``train``. ``unbalance`` rescales its
     variables at random, which leaves its function. ``trace`` finds its paths, or None
-    where an optimizer finds them itself.
+    where an optimizer finds them itself. ``learning_rates`` are the step sizes to try,
+    for each optimizer that does not try its own.
     """
 
     make: Callable[[Dataset, int, float], nn.Module]
     unbalance: Callable[[Variables, jax.Array], Variables]
     trace: Callable[[nn.Module, Variables, jax.Array], pathsgd.PathNetwork | None]
+    learning_rates: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
 
 class MLP(nn.Module):

@@ -1,8 +1,8 @@
 """Learning curves of a residual network, which the paper leaves open.
 
-Run it as ``python -m benchmarks.convnet``. It trains on the statistics of minibatches;
-the paths are those of the network on its running averages. Step sizes are chosen, and
-results kept, as `benchmarks.learning_curves` does.
+Run it as ``python -m benchmarks.convnet``. BatchNorm normalises by the statistics of
+minibatches, which ends the paths. Step sizes are chosen, and results kept, as
+`benchmarks.learning_curves` does.
 """
 
 import sys
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = commands.parse(parser, PRESETS, arguments)
     return learning_curves.draw_curves(
-        parser, options, "convnet", RESNET, network="resnet"
+        parser, options, "convnet", RESNET, network="resnet", paths="gates=True"
     )
 
 

@@ -38,7 +38,7 @@ LEARNING_RATES = {
 """The step sizes that are tried from every start."""
 
 PATH_FACTORS = {"resnet": 10.0}
-"""By how much larger they are for the paths of BatchNorm's running averages."""
+"""By how much larger they are where BatchNorm ends the paths."""
 
 CAPTION = (
     "Mean objective of the last 15 steps and, in brackets, the largest on the way as a "

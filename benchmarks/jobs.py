@@ -48,6 +48,12 @@ class Job(NamedTuple):
         held_out = datasets.hold_out(self.task.dataset)
         return self._replace(task=self.task._replace(dataset=held_out))
 
+    @property
+    def learning_rates(self) -> tuple[float, ...]:
+        """The step sizes to choose from."""
+        usual = OPTIMIZERS[self.optimizer].learning_rates
+        return self.task.architecture.learning_rates.get(self.optimizer, usual)
+
     def train(self, rate: float, seed: int, epochs: int) -> Iterator[train.Measurement]:
         """One run."""
         return train.train(self.task, self.make, rate, self.init, seed, epochs)
@@ -147,7 +153,7 @@ def _jobs(
 
 
 def _epochs(job: Job, options: argparse.Namespace) -> int:
-    tried = len(OPTIMIZERS[job.optimizer].learning_rates)
+    tried = len(job.learning_rates)
     return int(tried * options.search_epochs + options.seeds * options.epochs)
 
 
@@ -177,9 +183,8 @@ def _search(
     job: Job, epochs: int, step_sizes: results.Journal[results.Candidate]
 ) -> Iterator[int]:
     tried, task = _tried(job, step_sizes), job.validation.task
-    rates = OPTIMIZERS[job.optimizer].learning_rates
-    missing = [rate for rate in rates if rate not in tried]
-    yield epochs * (len(rates) - len(missing))
+    missing = [rate for rate in job.learning_rates if rate not in tried]
+    yield epochs * (len(job.learning_rates) - len(missing))
     for group in groups(task, job.make, missing):
         errors = []
         for measured in validation_errors(

@@ -195,17 +195,15 @@ def _losses(
     steps: int,
 ) -> jax.Array:
     """The objective of every step, on the minibatch before the step."""
-    optimizer = optax.with_extra_args_support(make_optimizer(learning_rate))
+    optimizer = make_optimizer(learning_rate)
 
     def step(state: train.State, chosen: jax.Array) -> tuple[train.State, jax.Array]:
-        (loss, constants), grads = jax.value_and_grad(train.objective, has_aux=True)(
-            state.params, state.constants, model, key, images[chosen], labels[chosen]
+        (loss, averages), grads = jax.value_and_grad(train.objective, has_aux=True)(
+            state.params, state.averages, model, key, images[chosen], labels[chosen]
         )
-        updates, memory = optimizer.update(
-            grads, state.optimizer, state.params, constants=constants
-        )
+        updates, memory = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        return train.State(params, memory, constants), loss
+        return train.State(params, memory, averages), loss
 
     each = len(images) // batch_size
     orders = jax.random.split(key, -(-steps // each))

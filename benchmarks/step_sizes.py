@@ -90,7 +90,7 @@ def validation_errors(
     )
     for epoch in range(1, epochs + 1):
         states = advance(states, rates, train.epoch_key(seed, epoch), *train_points)
-        _, wrong = _totals(states.params, states.constants, *test_points, model=model)
+        _, wrong = _totals(states.params, states.averages, *test_points, model=model)
         yield tuple(int(count) / len(dataset.test_labels) for count in wrong)
 
 
@@ -116,14 +116,14 @@ def train_epochs(
 @functools.partial(jax.jit, static_argnames="model")
 def _totals(
     params: train.Params,
-    constants: Any,
+    averages: Any,
     images: jax.Array,
     labels: jax.Array,
     model: Any,
 ) -> tuple[jax.Array, jax.Array]:
     """`train.total` of several runs."""
     mapped = jax.vmap(train.total, in_axes=(0, 0, None, None, None))
-    return mapped(params, constants, images, labels, model)
+    return mapped(params, averages, images, labels, model)
 
 
 def fastest(errors: Mapping[float, Sequence[float]]) -> float:

@@ -50,11 +50,11 @@ class Measurement(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a training step changes; the constants are BatchNorm's running averages."""
+    """What a training step changes; the averages are those that BatchNorm keeps."""
 
     params: Params
     optimizer: optax.OptState
-    constants: Variables = None
+    averages: Variables = None
 
 
 def train(
@@ -96,9 +96,9 @@ def train(
         state = advance(state, learning_rate, epoch_key(seed, epoch), *train_points)
         jax.tree.leaves(state.params)[0].block_until_ready()
         seconds = time.perf_counter() - began
-        params, constants = state.params, state.constants
-        train_loss, train_error = measure(model, params, *train_points, constants)
-        _, test_error = measure(model, params, *test_points, constants)
+        params, averages = state.params, state.averages
+        train_loss, train_error = measure(model, params, *train_points, averages)
+        _, test_error = measure(model, params, *test_points, averages)
         yield Measurement(epoch, train_loss, train_error, test_error, seconds)
 
 
@@ -131,8 +131,8 @@ def _balanced(key: jax.Array, images: jax.Array, model: nn.Module) -> Variables:
 def start(variables: Variables, optimizer: optax.GradientTransformation) -> State:
     """The state before the first epoch."""
     params = variables["params"]
-    constants = {name: leaf for name, leaf in variables.items() if name != "params"}
-    return State(params, optimizer.init(params), constants or None)
+    averages = {name: leaf for name, leaf in variables.items() if name != "params"}
+    return State(params, optimizer.init(params), averages or None)
 
 
 def epoch_key(seed: int, epoch: int) -> jax.Array:
@@ -146,10 +146,10 @@ def measure(
     params: Params,
     images: jax.Array,
     labels: jax.Array,
-    constants: Variables = None,
+    averages: Variables = None,
 ) -> tuple[float, float]:
     """The mean objective and the share of errors, without dropout."""
-    loss, wrong = total(params, constants, images, labels, model)
+    loss, wrong = total(params, averages, images, labels, model)
     return float(loss), int(wrong) / len(labels)
 
 
@@ -184,18 +184,16 @@ def train_epoch(
     Returns:
       The state after the epoch.
     """
-    optimizer = optax.with_extra_args_support(make_optimizer(learning_rate))
+    optimizer = make_optimizer(learning_rate)
 
     def step(state: State, batch: tuple[jax.Array, jax.Array]) -> tuple[State, None]:
         chosen, key = batch
-        grads, constants = jax.grad(objective, has_aux=True)(
-            state.params, state.constants, model, key, images[chosen], labels[chosen]
+        grads, averages = jax.grad(objective, has_aux=True)(
+            state.params, state.averages, model, key, images[chosen], labels[chosen]
         )
-        updates, memory = optimizer.update(
-            grads, state.optimizer, state.params, constants=constants
-        )
+        updates, memory = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(params, memory, constants), None
+        return State(params, memory, averages), None
 
     shuffling, dropping = jax.random.split(key)
     steps = len(images) // batch_size
@@ -206,19 +204,19 @@ def train_epoch(
 
 def objective(
     params: Params,
-    constants: Variables,
+    averages: Variables,
     model: nn.Module,
     key: jax.Array,
     images: jax.Array,
     labels: jax.Array,
 ) -> tuple[jax.Array, Variables]:
-    """The mean over a minibatch, and the constants that it changes."""
+    """The mean over a minibatch, and the averages that it changes."""
     logits, changed = model.apply(
-        {"params": params, **(constants or {})},
+        {"params": params, **(averages or {})},
         images,
         train=True,
         rngs={"dropout": key},
-        mutable=list(constants or {}),
+        mutable=list(averages or {}),
     )
     losses = pathsgd.truncated_softmax_cross_entropy(cast(jax.Array, logits), labels)
     return jnp.mean(losses), changed or None
@@ -227,13 +225,13 @@ def objective(
 @functools.partial(jax.jit, static_argnames="model")
 def total(
     params: Params,
-    constants: Variables,
+    averages: Variables,
     images: jax.Array,
     labels: jax.Array,
     model: nn.Module,
 ) -> tuple[jax.Array, jax.Array]:
     """The mean objective and the number of errors."""
-    variables = {"params": params, **(constants or {})}
+    variables = {"params": params, **(averages or {})}
 
     def point(example: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         image, label = example

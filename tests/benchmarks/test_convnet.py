@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pathsgd_optax as pathsgd
-from benchmarks import datasets, learning_curves, train
+from benchmarks import convnet, datasets, learning_curves, train
 from benchmarks.convnet import main
 from benchmarks.datasets import Dataset
 from benchmarks.optimizers import OPTIMIZERS
@@ -82,7 +82,7 @@ def test_path_sgd_trains_alike_from_both_starts_and_sgd_does_not():
 
     path_sgd, sgd = (
         [losses(name, rate, init) for init in train.INITS]
-        for name, rate in (("path_sgd", 0.3), ("sgd", 0.1))
+        for name, rate in (("path_sgd", 1.0), ("sgd", 0.1))
     )
     np.testing.assert_allclose(*path_sgd, rtol=1e-3)
     assert path_sgd[0][-1] < 0.6 * path_sgd[0][0]
@@ -111,9 +111,10 @@ def test_channels_are_dropped_in_training_only():
     )
 
 
-def test_an_update_takes_the_present_running_averages():
-    """One step of training is one update by hand, with the averages after its batch."""
+def test_an_update_knows_nothing_of_the_running_averages():
+    """One step of training is one update by hand, from the parameters alone."""
     paths, model = train.paths_of(TASK), train.model_of(TASK)
+    assert paths.constants is None
     make = OPTIMIZERS["path_sgd"].on(paths)
     variables = train.initialize(TASK, "balanced", 0)
     whole = {"model": model, "make_optimizer": make, "batch_size": len(TINY[1])}
@@ -129,9 +130,7 @@ def test_an_update_takes_the_present_running_averages():
 
     params = variables["params"]
     grads, changed = jax.jit(jax.grad(objective, has_aux=True))(params)
-    gamma = jax.jit(functools.partial(pathsgd.path_scaling, paths))(
-        params, constants=changed
-    )
+    gamma = jax.jit(functools.partial(pathsgd.path_scaling, paths))(params)
 
     def check(after, before, grad, scaling):
         expected = before - 0.1 * jnp.where(scaling > 0, grad / scaling, 0)
@@ -140,7 +139,7 @@ def test_an_update_takes_the_present_running_averages():
     jax.tree.map(check, state.params, params, grads, gamma)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6),
-        state.constants,
+        state.averages,
         changed,
     )
 
@@ -152,9 +151,8 @@ def command(folder, *more):
 
 def test_it_leaves_curves_and_a_picture_and_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(datasets.EMBEDDED, "digits", lambda: TINY)
-    for name in ("sgd", "path_sgd"):
-        short = OPTIMIZERS[name]._replace(learning_rates=(0.1,))
-        monkeypatch.setitem(OPTIMIZERS, name, short)
+    rates = {"sgd": (0.3, 0.1), "path_sgd": (0.1,)}
+    monkeypatch.setattr(convnet, "RESNET", RESNET._replace(learning_rates=rates))
     assert command(tmp_path) == 0
     lines = (tmp_path / "curves.jsonl").read_text().splitlines()
     names = "optimizer", "init", "epoch"
@@ -163,6 +161,14 @@ def test_it_leaves_curves_and_a_picture_and_goes_on(tmp_path, monkeypatch, capsy
         for optimizer in ("sgd", "path_sgd")
         for init in train.INITS
         for epoch in (1, 2)
+    ]
+    tried = (tmp_path / "step_sizes.jsonl").read_text().splitlines()
+    names = "optimizer", "learning_rate"
+    assert [tuple(map(json.loads(line).get, names)) for line in tried] == [
+        (optimizer, rate)
+        for optimizer, sizes in rates.items()
+        for _ in train.INITS
+        for rate in sizes
     ]
     run = json.loads((tmp_path / "runs.jsonl").read_text())
     assert (run["command"], run["configuration"]["width"]) == ("convnet", 2)
