@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.context import Context, is_number
@@ -22,12 +23,14 @@ from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import lineage
 from pathsgd_optax._networks.traced.reasons import STATISTIC
 from pathsgd_optax._networks.traced.values import (
+    MASK,
     UNBOUNDED,
     Bounds,
     Factor,
     Logits,
     NoPathError,
     Value,
+    is_traced,
 )
 
 
@@ -138,7 +141,17 @@ def bounds_of(x: Factor | Value) -> Bounds:
     """The bounds of a factor, or of a constant."""
     if isinstance(x, Factor):
         return x.bounds
-    return UNBOUNDED if x.uniform is None else (x.uniform, x.uniform)
+    return range_of(x) if x.uniform is None else (x.uniform, x.uniform)
+
+
+def range_of(x: Value) -> Bounds:
+    """The bounds of data, or of a constant that masks nothing."""
+    if not x.is_constant or is_traced(x.value) or x.value.size == 0:
+        return x.bounds
+    entries = np.asarray(x.value)
+    if not np.all(np.abs(entries) < MASK):
+        return UNBOUNDED
+    return float(entries.min()), float(entries.max())
 
 
 def hull(bounds: Sequence[Bounds]) -> Bounds:
@@ -146,7 +159,8 @@ def hull(bounds: Sequence[Bounds]) -> Bounds:
     return min(low for low, _ in bounds), max(high for _, high in bounds)
 
 
-def _products(x: Bounds, y: Bounds) -> Bounds:
+def products(x: Bounds, y: Bounds) -> Bounds:
+    """The bounds of products."""
     ends = [a * b if a and b else 0.0 for a in x for b in y]
     return min(ends), max(ends)
 
@@ -180,7 +194,7 @@ def times(context: Context, x: Factor, y: Factor) -> Factor:
     return Factor(
         _elementwise(operator.mul, context, x.size, y.size),
         _added(x.degrees, y.degrees),
-        _products(x.bounds, y.bounds),
+        products(x.bounds, y.bounds),
         x.reduced or y.reduced,
         together(x, y),
         mean=None if mean is None else _mass.broadcast(mean, context.out_shape),
@@ -214,7 +228,7 @@ def scaled(context: Context, x: Factor, constant: Value) -> Factor:
         context,
         x,
         size=_elementwise(operator.mul, context, x.size, size_of(constant)),
-        bounds=_products(x.bounds, bounds_of(constant)),
+        bounds=products(x.bounds, bounds_of(constant)),
         value=None if x.value is None else x.value * constant.value,
     )
 
@@ -282,7 +296,20 @@ def plus(context: Context, x: Factor, y: Factor) -> Factor:
     bounds = _sums(x.bounds, y.bounds)
     size = _elementwise(operator.add, context, x.size, y.size)
     size = _within(context, size, bounds)
-    return _shaped(context, united, size=size, bounds=bounds)
+    return _shaped(
+        context, united, size=size, bounds=bounds, mean=_means(context, x, y)
+    )
+
+
+def _means(context: Context, x: Factor, y: Factor) -> Mass | None:
+    """The mean of two means, as the sizes weigh them."""
+    if x.mean is None or y.mean is None:
+        return x.mean
+    shape = context.out_shape
+    parts = [full(context, z.size, shape) for z in (x, y)]
+    inverse = _live_powers(-1.0, parts[0] + parts[1])
+    means = [_mass.broadcast(z.mean, shape) for z in (x, y)]
+    return _mass.sum_by(lambda a, b: (a * parts[0] + b * parts[1]) * inverse, *means)
 
 
 def minus(context: Context, x: Factor, y: Factor) -> Factor:
@@ -355,7 +382,7 @@ def summed(context: Context, x: Factor) -> Factor:
     return dataclasses.replace(
         x,
         size=size,
-        bounds=_products(x.bounds, (count, count)),
+        bounds=products(x.bounds, (count, count)),
         reduced=True,
         mean=None if x.mean is None else _mean(context, x, size, count),
         value=None if x.value is None else context.bind(x.value)[0],

@@ -114,10 +114,19 @@ def _exponential(context: Context, x: Value) -> list[Operand]:
             _allowed(context, x.offset),
             degrees=frozenset([(("exp", next(_numbers)), 1.0)]),
             bounds=mapped(context, x.bounds),
-            logits=(Logits(dataclasses.replace(logits, offset=None)),),
+            logits=(Logits(_unmasked(context, logits)),),
             related=x.ray.bases,
         )
     ]
+
+
+def _unmasked(context: Context, x: Value) -> Value:
+    """The paths to what no constant masks."""
+    if x.offset is None:
+        return x
+    masked = x.offset <= -MASK
+    mass = context.linear(lambda part: jnp.where(masked, 0, part), x.mass)
+    return dataclasses.replace(x, mass=mass, offset=None)
 
 
 def _allowed(context: Context, offset: jax.Array | None) -> Any:
@@ -158,10 +167,7 @@ def divided(context: Context, x: Any, y: Any) -> Operand:
     if isinstance(y, Value) and y.is_weight and y.factor is None:
         raise NoPathError(DIVISOR)
     factor = y if isinstance(y, Factor) else reading(context, y)
-    result = times(context, x, _factors.power(context, factor, -1.0))
-    if isinstance(x, Factor) and isinstance(result, Factor):
-        return _part(context, result)
-    return result
+    return times(context, x, _factors.power(context, factor, -1.0))
 
 
 def _part(context: Context, x: Factor) -> Factor:
@@ -169,8 +175,6 @@ def _part(context: Context, x: Factor) -> Factor:
 
     By Jensen's inequality their weighted mean is at least the p-th power of the mean.
     """
-    if x.degrees:
-        return x
     size = _factors.power(context, x, 1 / context.p).size
     bounds = (0.0, 1.0) if x.bounds[0] >= 0 else x.bounds
     return dataclasses.replace(x, size=size, bounds=bounds)
@@ -179,7 +183,9 @@ def _part(context: Context, x: Factor) -> Factor:
 def times(context: Context, x: Any, y: Any) -> Operand:
     """The product, where one of both is a factor."""
     if isinstance(x, Factor) and isinstance(y, Factor):
-        return _factors.times(context, x, y)
+        result = _factors.times(context, x, y)
+        cancel = x.degrees and not result.degrees
+        return _part(context, result) if cancel else result
     x, factor = (y, x) if isinstance(x, Factor) else (x, y)
     if not isinstance(factor, Factor):
         return product(context, x, factor)

@@ -37,6 +37,7 @@ from pathsgd_optax._networks.traced.rules.operands import (
 )
 from pathsgd_optax._networks.traced.values import (
     UNBOUNDED,
+    Bounds,
     Factor,
     NoPathError,
     Operand,
@@ -132,7 +133,7 @@ def _masked(
     context: Context, which: jax.Array, k: int, x: Value, result: Value
 ) -> Value:
     """Data times zeros and ones, of whose entries statistics are made."""
-    mask = Value(jnp.asarray(which == k, context.dtype))
+    mask = Value((which.astype(int) == k).astype(context.dtype))
     ray = dataclasses.replace(x.ray, name=Moved(x.ray.name, ("masked", id(which))))
     factor = _factors.scaled(context, reading(context, x), mask)
     return dataclasses.replace(result, ray=ray, factor=factor)
@@ -223,7 +224,7 @@ def product(context: Context, x: Value, y: Value) -> Value:
         None if x.offset is None or factor is None else x.offset * factor,
         all_leaves((x, y)),
         ray=x.ray.multiple() if y.uniform is None else x.ray.times(y.uniform),
-        bounds=_scaled(x.bounds, y.uniform),
+        bounds=_bounds_of_product(context, x, y),
         shifted=x.shifted,
         stem=_stem(x, y),
         terms=tuple(product(context, term, y) for term in _terms(x, y)),
@@ -233,13 +234,20 @@ def product(context: Context, x: Value, y: Value) -> Value:
     return context.shaped(result)
 
 
+def _bounds_of_product(context: Context, x: Value, y: Value) -> Bounds:
+    if y.uniform is None and y.is_constant and context.gates:
+        return _factors.products(x.bounds, _factors.range_of(y))
+    return _scaled(x.bounds, y.uniform)
+
+
 def _factor_of_product(context: Context, x: Value, y: Value) -> Factor | None:
     """What it still is as a factor."""
     if x.is_weight and y.is_weight:
         same = x.ray.name == y.ray.name
         factors = [reading(context, z) for z in (x, y)]
         return _factors.times(context, *factors) if same else None
-    if x.factor is None and (y.is_constant or math.isinf(max(map(abs, x.bounds)))):
+    known = y.uniform is not None or math.isinf(_factors.largest(x.bounds))
+    if x.factor is None and known:
         return None
     factor = reading(context, x)
     if y.is_constant:
@@ -263,6 +271,16 @@ def _of_data(context: Context, x: Value, y: Value) -> Value:
     )
 
 
+def _weighed(context: Context, x: Value, y: Value) -> tuple[Value, ...]:
+    """Both, of which a gate is a constant of its size."""
+    values, factors = (x, y), [reading(context, z) for z in (x, y)]
+    if (gate := _which_gates(values, factors)) is None:
+        return values
+    context.steer(factors[gate])
+    size = Value(_factors.full(context, factors[gate].size, values[gate].shape))
+    return (size, y) if gate == 0 else (x, size)
+
+
 def _which_gates(values: Sequence[Value], factors: Sequence[Factor]) -> int | None:
     """Which of two is a gate: of two that are, a shifted one, or one of one sign."""
     gates = [k for k in (0, 1) if factors[k].is_gate]
@@ -272,7 +290,7 @@ def _which_gates(values: Sequence[Value], factors: Sequence[Factor]) -> int | No
     return gates[0] if len(gates) == 1 else None
 
 
-def _scaled(bounds: tuple[float, float], factor: float | None) -> tuple[float, float]:
+def _scaled(bounds: Bounds, factor: float | None) -> Bounds:
     if bounds == UNBOUNDED or not factor:
         return UNBOUNDED
     low, high = sorted(bound * factor for bound in bounds)
@@ -304,6 +322,8 @@ def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operan
     groups = constants_of(rest)
     if x.is_data and y.is_data and not context.gates:
         raise NoPathError(PRODUCT)
+    if x.is_data and y.is_data:
+        x, y = _weighed(context, x, y)
     data = x.is_data or y.is_data
     if data:
         note(context, "weight", (x, y))

@@ -38,6 +38,7 @@ from pathsgd_optax._networks.traced.rules import (
 )
 from pathsgd_optax._networks.traced.rules.comparisons import stepped
 from pathsgd_optax._networks.traced.rules.factored import as_paths, factored
+from pathsgd_optax._networks.traced.rules.factors import hull, range_of
 from pathsgd_optax._networks.traced.rules.gates import GATES
 from pathsgd_optax._networks.traced.rules.lookups import LOOK_UPS
 from pathsgd_optax._networks.traced.rules.operands import Rule, all_leaves, note
@@ -48,6 +49,7 @@ from pathsgd_optax._networks.traced.rules.randomness import (
     randomness,
 )
 from pathsgd_optax._networks.traced.values import (
+    UNBOUNDED,
     Factor,
     Inputs,
     NoPathError,
@@ -86,6 +88,12 @@ A network keeps those that it was traced with.
 
 PLACEMENTS = frozenset(["reshard", "sharding_constraint"])
 """The primitives that tell on which devices an array is."""
+
+CHOICES = frozenset(
+    "concatenate cummax cummin dynamic_slice dynamic_update_slice gather pad "
+    "reduce_max reduce_min scatter select_n sort stack top_k".split()
+)
+"""The primitives of whose results each entry is one of the operands'."""
 
 COMPARISONS = frozenset("eq ge gt le lt ne".split())
 """The primitives that choose, where they are no part of a ReLU."""
@@ -162,7 +170,7 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
         return list(operands)
     if any(isinstance(x, Step) for x in operands):
         try:
-            return stepped(context, *operands)
+            return _within(context, operands, stepped(context, *operands))
         except NoPathError:
             if not context.gates:
                 raise
@@ -175,8 +183,29 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
         operands = as_paths(context, operands)
     operands = entered(context, operands)
     if any(isinstance(x, Inputs) for x in operands):
-        return LOOK_UPS[name](context, *operands)
-    return _by_rule(context, operands)
+        return _within(context, operands, LOOK_UPS[name](context, *operands))
+    return _within(context, operands, _by_rule(context, operands))
+
+
+def _within(
+    context: Context, operands: Sequence[Operand], results: list[Operand]
+) -> list[Operand]:
+    """The results, within the bounds of what they are chosen from."""
+    if not context.gates or context.eqn.primitive.name not in CHOICES:
+        return results
+    cases = [x for x in operands if isinstance(x, Value) and _is_floating(x)]
+    low, high = hull([*map(range_of, cases)])
+    shifted = any(x.shifted for x in cases)
+    return [
+        dataclasses.replace(x.within(low, high), shifted=shifted)
+        if isinstance(x, Value) and x.is_data and x.bounds == UNBOUNDED
+        else x
+        for x in results
+    ]
+
+
+def _is_floating(x: Value) -> bool:
+    return not x.is_constant or jnp.issubdtype(x.value.dtype, jnp.floating)
 
 
 def _by_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:

@@ -247,6 +247,12 @@ NORMS = {
         / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-6)
     ),
     "scaled before": lambda x: (2 * x) * lax.rsqrt((4 * x * x).mean(-1, keepdims=True)),
+    "in parts": lambda x: (
+        x
+        * lax.rsqrt(
+            ((x[:, :2] ** 2).sum(-1) + (x[:, 2:] ** 2).sum(-1))[:, None] / x.shape[-1]
+        )
+    ),
     "moved": lambda x: rms_norm(x[:, None])[:, 0],
     "of a half": lambda x: rms_norm(jnp.concatenate([x, x], -1))[:, :D],
 }
@@ -371,6 +377,91 @@ def test_of_two_bounded_values_one_is_the_gate(unit, gate):
         return logits + jnp.sum(q["w"] @ q["out"])
 
     check(apply_fn, phi, params, jnp.ones((2, 4)))
+
+
+SOME = np.array([0, 1, 1, 1, 1, 1.0])
+GATED = {
+    "concatenated": lambda g, u: jnp.concatenate([g[:, :2], g[:, 2:]], -1) * u,
+    "stacked": lambda g, u: jnp.stack(list(g.T), -1) * u,
+    "padded": lambda g, u: jnp.pad(g, ((0, 0), (0, 1)))[:, :D] * u,
+    "looked up": lambda g, u: g[:, np.arange(D)] * u,
+    "written": lambda g, u: jnp.zeros_like(g).at[:, :].set(g) * u,
+    "updated": lambda g, u: lax.dynamic_update_slice(jnp.zeros_like(g), g, (0, 0)) * u,
+    "the largest": lambda g, u: g[..., None].max(-1) * u,
+    "chosen": lambda g, u: (
+        jnp.where(SOME > 0, g, 0) * u + jnp.where(SOME > 0, 0, g) * u
+    ),
+    "chosen by data": lambda g, u: jnp.where(u > 0, g, 0) * u,
+    "times masks": lambda g, u: g * SOME * u + g * (1 - SOME) * u,
+    "einsum": lambda g, u: jnp.einsum("bi,bi->bi", g, u),
+}
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_gates_are_gates_wherever_they_are_moved(name):
+    params = weights(w=(4, D), steer=(4, D), out=(D, 2))
+
+    def apply_fn(params, x):
+        gate = jax.nn.sigmoid(x @ params["steer"])
+        return GATED[name](gate, x @ params["w"]) @ params["out"]
+
+    def phi(q):
+        return jnp.sum(q["steer"]) + jnp.sum(q["w"] @ q["out"])
+
+    check(apply_fn, phi, params, jnp.ones((2, 4)))
+
+
+def test_sigmoid_attention_sums_over_what_its_mask_allows():
+    params = weights(w=(4, D), q=(4, D), gate=(4, D))
+
+    def scaling(weighted):
+        def apply_fn(params, x):
+            values = weighted(x @ params["q"], x @ params["w"])
+            return values * jax.nn.sigmoid(x @ params["gate"])
+
+        return pathsgd.path_scaling(trace(apply_fn, params, np.ones((2, T, 4))), params)
+
+    def attended(queries, values):
+        weight = jax.nn.sigmoid(queries @ queries.swapaxes(-1, -2)) * MASK
+        return weight @ values
+
+    found, wanted = (
+        scaling(weighted)["w"] for weighted in (attended, lambda _, v: MASK * 1.0 @ v)
+    )
+    chex.assert_trees_all_close(found, wanted, rtol=1e-6)
+
+
+MASKED = {
+    "chosen": lambda x: jnp.where(MASK, x, -1e30),
+    "added": lambda x: x + np.where(MASK, 0.0, -1e9),
+}
+SOFTMAXES = {
+    "softmax": lambda x: jax.nn.softmax(x, -1),
+    "quotient": lambda x: (lambda e: e / e.sum(-1, keepdims=True))(jnp.exp(x)),
+    "product": lambda x: (lambda e: e * (1 / e.sum(-1, keepdims=True)))(jnp.exp(x)),
+}
+
+
+def test_forms_of_attention():
+    params = weights(**{name: (4, D) for name in "qkv"})
+
+    def scaling(mask, softmax):
+        def apply_fn(params, x):
+            q, k, v = (x @ params[name] for name in "qkv")
+            weight = softmax(mask(q @ k.swapaxes(-1, -2)))
+            return weight @ v
+
+        return pathsgd.path_scaling(
+            trace(apply_fn, params, jnp.ones((2, T, 4))), params
+        )
+
+    first, *others = (
+        scaling(mask, softmax)
+        for mask in MASKED.values()
+        for softmax in SOFTMAXES.values()
+    )
+    for other in others:
+        chex.assert_trees_all_close(other, first, rtol=1e-5)
 
 
 PRODUCTS = {
