@@ -72,7 +72,8 @@ CENTRED = (
 )
 STATISTIC = (
     "a statistic of data, such as a variance or the sum of a softmax, does something "
-    "else than to divide what it is made of. " + HOMOGENEOUS
+    "else than to divide what it is made of. Divide by it, or by its root, the values "
+    "themselves, and write a softmax as jax.nn.softmax."
 )
 POWER = "it takes a power of a value that depends on the inputs. " + HOMOGENEOUS
 DIVISION = "it divides by a value that depends on the inputs. " + HOMOGENEOUS

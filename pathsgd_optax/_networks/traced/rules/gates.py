@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from pathsgd_optax._networks.traced import mass as _mass
-from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.context import Context, is_number
 from pathsgd_optax._networks.traced.inputs import live, units
 from pathsgd_optax._networks.traced.rays import Ray, lineage
 from pathsgd_optax._networks.traced.reasons import (
@@ -112,7 +112,7 @@ def _exponential(context: Context, x: Value) -> list[Operand]:
     return [
         Factor(
             _allowed(context, x.offset),
-            degrees=frozenset([(("exp", next(_numbers)), 1.0)]),
+            degrees=frozenset([((context.eqn.primitive.name, x.ray), 1.0)]),
             bounds=mapped(context, x.bounds),
             logits=(Logits(_unmasked(context, logits)),),
             related=x.ray.bases,
@@ -177,7 +177,16 @@ def _part(context: Context, x: Factor) -> Factor:
     """
     size = _factors.power(context, x, 1 / context.p).size
     bounds = (0.0, 1.0) if x.bounds[0] >= 0 else x.bounds
-    return dataclasses.replace(x, size=size, bounds=bounds)
+    logits = tuple(_shown(context, z, x.size) for z in x.logits)
+    return dataclasses.replace(x, size=size, bounds=bounds, logits=logits)
+
+
+def _shown(context: Context, x: Logits, size: Any) -> Logits:
+    """Logits, without those of masked entries, however they are masked."""
+    if is_number(size) or size.shape != x.value.shape:
+        return x
+    mass = context.linear(lambda part: jnp.where(size != 0, part, 0), x.value.mass)
+    return x._replace(value=dataclasses.replace(x.value, mass=mass))
 
 
 def times(context: Context, x: Any, y: Any) -> Operand:

@@ -123,20 +123,25 @@ def _select(context: Context, which: Value, *cases: Value) -> list[Operand]:
     if (k := _only(constant)) is not None and not cases[k].is_constant:
         return [context.shaped(cases[k])]
     result = merged(context, cases, functools.partial(context.bind, constant))
-    rest = [k for k, x in enumerate(cases) if not x.zero]
+    rest = [k for k, x in enumerate(cases) if not (x.zero or x.is_mask(1))]
     if len(rest) == 1 and cases[rest[0]].is_data and context.gates:
-        return [_masked(context, constant, rest[0], cases[rest[0]], result)]
+        return [_masked(context, constant, rest[0], cases, result)]
     return [result]
 
 
 def _masked(
-    context: Context, which: jax.Array, k: int, x: Value, result: Value
+    context: Context, which: jax.Array, k: int, cases: Sequence[Value], result: Value
 ) -> Value:
-    """Data times zeros and ones, of whose entries statistics are made."""
+    """Data of which some entries are 0, as those of a statistic, or masked."""
+    x, others = cases[k], tuple(case.uniform for case in cases)
+    how = ("masked", id(which), others)
+    ray = dataclasses.replace(x.ray, name=Moved(x.ray.name, how))
+    result = dataclasses.replace(result, ray=ray)
+    if not all(case.zero for case in cases if case is not x):
+        return result
     mask = Value((which.astype(int) == k).astype(context.dtype))
-    ray = dataclasses.replace(x.ray, name=Moved(x.ray.name, ("masked", id(which))))
     factor = _factors.scaled(context, reading(context, x), mask)
-    return dataclasses.replace(result, ray=ray, factor=factor)
+    return dataclasses.replace(result, factor=factor)
 
 
 def _only(which: jax.Array) -> int | None:

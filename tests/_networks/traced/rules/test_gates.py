@@ -203,6 +203,33 @@ def phi_of_routed(q):
     return jnp.sum(experts) + jnp.sum(jnp.ones(4) @ q["router"])
 
 
+SOFTMAXES = {
+    "a large number": lambda x: jax.nn.softmax(jnp.where(MASK, x, -1e30)),
+    "where": lambda x: jax.nn.softmax(x, where=MASK),
+    "added": lambda x: jax.nn.softmax(x + jnp.where(MASK, 0, -1e9)),
+    "after exp": lambda x: (
+        jnp.where(MASK, jnp.exp(x), 0)
+        / jnp.where(MASK, jnp.exp(x), 0).sum(-1, keepdims=True)
+    ),
+}
+
+
+def test_however_logits_are_masked_they_steer_as_much():
+    params = weights(w=(4, D), q=(D, E), k=(D, E), v=(D, 2))
+    found = []
+    for masked in SOFTMAXES.values():
+
+        def apply_fn(params, x, masked=masked):
+            h = x @ params["w"]
+            q, k, v = (h @ params[name] for name in "qkv")
+            return masked(jnp.einsum("btd,bsd->bts", q, k)) @ v
+
+        network = trace(apply_fn, params, jnp.ones((2, T, 4)))
+        found.append(pathsgd.path_scaling(network, jax.tree.map(jnp.float32, params)))
+    for other in found[1:]:
+        chex.assert_trees_all_close(found[0], other, rtol=1e-5)
+
+
 def test_look_ups_have_a_mean_only_where_sizes_count():
     """Elsewhere they have the sum of the paths of all that they may find."""
     params = weights(table=(7, D), out=(D, 2))
