@@ -22,13 +22,14 @@ from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import is_binary, is_given, parts, units
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Ray
-from pathsgd_optax._networks.traced.tape import End, Tape
+from pathsgd_optax._networks.traced.tape import End, Ends, Tape
 from pathsgd_optax._networks.traced.values import (
     Inputs,
     NoPathError,
     Operand,
     Uses,
     Value,
+    is_traced,
 )
 from pathsgd_optax._numerics.meshes import alike
 
@@ -63,13 +64,14 @@ def scan(context: Context, body: Body, operands: Operands) -> list[Operand]:
     )
     step = functools.partial(_step, body)
     operands = operands._replace(carry=_stable(context, step, operands))
-    after, stacks, before = _forward(context, step, operands)
+    after, stacks, before, inside = _forward(context, step, operands)
     results = [*map(_renamed, after), *_each(_unstacked, stacks)]
     if context.tape is None:
         return results
-    pull = functools.partial(_backward, context, step, operands, before)
+    pull = functools.partial(_backward, context, step, operands, before, inside)
     sources = _masses([*itertools.chain(*operands)])
-    made = context.tape.record(_masses(results), sources, pull, layer=True)
+    reach = inside.reach if any(inside.steers) else None
+    made = context.tape.record(_masses(results), sources, pull, layer=True, reach=reach)
     return _with_masses(results, made)
 
 
@@ -106,15 +108,27 @@ def _step(
     return [_like(context, *pair) for pair in pairs], rows
 
 
+class _Inside(NamedTuple):
+    """What is known of the masses among the operands, in one step.
+
+    Args:
+      reach: which entries of each lead to the results.
+      steers: whether some of them do nothing but steer gates.
+    """
+
+    reach: list[Any]
+    steers: list[bool]
+
+
 def _forward(
     context: Context, step: Step, operands: Operands
-) -> tuple[list[Operand], list[Operand], list[Operand]]:
+) -> tuple[list[Operand], list[Operand], list[Operand], _Inside]:
     """What is carried in the end, the stacks, and what was carried into each step."""
-    keep = context.tape is not None
+    keep, inside = context.tape is not None, [_Inside([], [])]
 
     def scanned(carry: list[Operand], rows: list[Operand]) -> Any:
         now = operands._replace(carry=carry, rows=rows)
-        after, outs, ended = _observed(context, step, now)
+        after, outs, ended, inside[0] = _observed(context, step, now)
         return _each(_sealed, after), (outs, carry if keep else [], ended)
 
     carry = _each(_sealed, operands.carry)
@@ -124,24 +138,38 @@ def _forward(
     )
     if context.tape is not None:
         context.tape.elsewhere += [_mass.total(_unstacked(x)) for x in ended]
-    return after, stacks, before
+    return after, stacks, before, inside[0]
 
 
 def _observed(
     context: Context, step: Step, operands: Operands
-) -> tuple[list[Operand], list[Operand], list[Mass]]:
+) -> tuple[list[Operand], list[Operand], list[Mass], _Inside]:
     """What a step carries on, its rows, and the masses of the paths that end in it."""
     if context.tape is None or not context.gates:
-        return *step(context.quiet(), operands), []
+        return *step(context.quiet(), operands), [], _Inside([], [])
     tape = Tape()
     operands = Operands(*(_each(tape.leaf, part) for part in operands))
     after, outs = step(dataclasses.replace(context.quiet(), tape=tape), operands)
     going = [End(x, _mass.ones_like(x)) for x in _masses(after + outs)]
-    ended = tape.ended(tape.ends(going), outputs=len(going))
+    ends = tape.ends(going)
+    ended = tape.ended(ends, outputs=len(going))
     after, outs = (_each(_without_node, part) for part in (after, outs))
-    if not ended:
-        return after, outs, []
-    return after, outs, [_sealed(_mass.total_of(ended))]
+    total = [_sealed(_mass.total_of(ended))] if ended else []
+    return after, outs, total, _inside(operands, ends, context.params["length"])
+
+
+def _inside(operands: Operands, ends: Ends, length: int) -> _Inside:
+    """What the ends of a step's paths tell of its operands."""
+    masses = [_masses(part) for part in operands]
+    reach = [[ends.reached.get(x.node) for x in part] for part in masses]
+    with jax.ensure_compile_time_eval():
+        reach[2] = [
+            x if x is None or x is True else jnp.broadcast_to(x, (length, *x.shape))
+            for x in reach[2]
+        ]
+    # What is only known inside of a step is not known outside.
+    known = [True if is_traced(x) else x for x in itertools.chain(*reach)]
+    return _Inside(known, [x.node in ends.steering for x in itertools.chain(*masses)])
 
 
 def _backward(
@@ -149,27 +177,28 @@ def _backward(
     step: Step,
     operands: Operands,
     before: list[Operand],
+    inside: _Inside,
     slopes: list[Mass],
-) -> list[Mass]:
-    """The slopes of constants, carry and rows, from those of the results."""
+) -> list[Mass | None]:
+    """The slopes of constants, carry and rows; then of what of these steers."""
     carried = len(_masses(before))
+    constants = _masses(operands.constants)
 
     def scanned(state: tuple[list[Mass], list[Mass]], saved: Any) -> Any:
         leaving, totals = state
         carry, rows, stacks = saved
-        found = _slopes_of_step(
-            context, step, Operands(operands.constants, carry, rows), leaving + stacks
-        )
+        now = Operands(operands.constants, carry, rows)
+        found = _slopes_of_step(context, step, now, inside, leaving + stacks)
         added = functools.partial(_mass.sum_by, operator.add)
         totals = [_sealed(added(*x)) for x in zip(totals, found[0], strict=True)]
         return ([_sealed(x) for x in found[1]], totals), found[2]
 
-    course = _course(context)
+    course, steering = _course(context), _chosen(constants, inside, 0)
     (leaving, totals), rows = _run(
         scanned,
         (
             [_sealed(x) for x in slopes[:carried]],
-            [_mass.zeros_like(x) for x in _masses(operands.constants)],
+            [_mass.zeros_like(x) for x in (*constants, *steering)],
         ),
         (
             before,
@@ -179,23 +208,76 @@ def _backward(
         operands.constants,
         course | {"reverse": not course["reverse"]},
     )
-    return [*totals, *leaving, *map(_with_rows, rows)]
+    return _in_order(totals, leaving, [*map(_with_rows, rows)], len(constants), inside)
+
+
+def _chosen(masses: Sequence[Any], inside: _Inside, start: int) -> list[Any]:
+    """Those that steer, of operands from the place ``start`` on."""
+    steers = inside.steers[start : start + len(masses)] or [False] * len(masses)
+    return [*itertools.compress(masses, steers)]
+
+
+def _in_order(
+    totals: list[Mass],
+    leaving: list[Mass],
+    rows: list[Mass],
+    count: int,
+    inside: _Inside,
+) -> list[Mass | None]:
+    """The slopes of all operands, and, if there are any, those of what steers."""
+    first, last = totals[:count], count + len(leaving)
+    row_count = len(inside.steers) - last if inside.steers else len(rows)
+    paths = [*first, *leaving, *rows[:row_count]]
+    if not any(inside.steers):
+        return [*paths]
+    rest = {"constants": iter(totals[count:]), "rows": iter(rows[row_count:])}
+    steering: list[Mass | None] = []
+    for k, steers in enumerate(inside.steers):
+        is_carry = count <= k < last
+        source = rest["constants" if k < count else "rows"]
+        steering.append(next(source) if steers and not is_carry else None)
+    return [*paths, *steering]
 
 
 def _slopes_of_step(
-    context: Context, step: Step, operands: Operands, slopes: Sequence[Mass]
+    context: Context,
+    step: Step,
+    operands: Operands,
+    inside: _Inside,
+    slopes: Sequence[Mass],
 ) -> list[list[Mass]]:
-    """The slopes of constants, carry and rows, from those of a step's results."""
+    """The slopes of constants, carry and rows, from those of a step's results.
+
+    Those of constants and rows that steer follow them; with the carry's, they are one.
+    """
     tape = Tape(context.tape.damping if context.tape else None)
     operands = Operands(*(_each(tape.leaf, part) for part in operands))
     context = dataclasses.replace(context, uses=Uses(), tape=tape)
     after, outs = step(context, operands)
     going = [*map(End, _masses(after + outs), slopes)]
+    parts, start = [], 0
     leaves = [_masses(part) for part in operands]
-    ends = tape.ends(going)
-    slopes = tape.slopes(ends, [*itertools.chain(*leaves)], final=False)
-    found = map(_mass.collapsed, slopes)
-    return [list(itertools.islice(found, len(part))) for part in leaves]
+    paths, steering = tape.slopes_apart(
+        tape.ends(going), [*itertools.chain(*leaves)], final=False
+    )
+    for k, part in enumerate(leaves):
+        where = slice(start, start + len(part))
+        found, others = paths[where], steering[where]
+        if k == 1:
+            parts.append([*map(_added, found, others)])
+        else:
+            zeros = map(_or_zeros, others, part)
+            parts.append(found + _chosen([*zeros], inside, start))
+        start += len(part)
+    return [[*map(_mass.collapsed, part)] for part in parts]
+
+
+def _added(x: Mass, y: Mass | None) -> Mass:
+    return x if y is None else _mass.sum_by(operator.add, x, y)
+
+
+def _or_zeros(x: Mass | None, like: Mass) -> Mass:
+    return _mass.zeros_like(like) if x is None else x
 
 
 def _run(

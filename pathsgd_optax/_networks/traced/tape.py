@@ -21,7 +21,7 @@ from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._numerics.program import once
 
 
-Pull: TypeAlias = Callable[[list[Mass]], Sequence[Mass]]
+Pull: TypeAlias = Callable[[list[Mass]], Sequence[Mass | None]]
 """From the slopes of an operation's results to those of its sources."""
 
 
@@ -32,6 +32,7 @@ class _Operation(NamedTuple):
     layer: bool
     function: Callable[..., jax.Array] | None
     partial: bool
+    reach: Sequence[Any] | None
 
 
 class End(NamedTuple):
@@ -99,16 +100,19 @@ class Tape:
         layer: bool = False,
         function: Callable[..., jax.Array] | None = None,
         partial: bool = False,
+        reach: Sequence[Any] | None = None,
     ) -> list[Mass]:
         """The results of an operation, with the slopes of ``pull``.
 
         What is before a layer is no output, even if its results are. ``function`` is
-        what makes the only result, ``partial`` if it doesn't use all of its sources.
+        what makes the only result, ``partial`` if it doesn't use all of its sources. An
+        operation with gates inside has ``reach``, which entries of each source lead to
+        the results, and pulls the slopes of what steers after those of all sources.
         """
         if not any(x.node for x in sources):
             return list(results)
         made = [*map(self.leaf, results)]
-        operation = _Operation(made, [*sources], pull, layer, function, partial)
+        operation = _Operation(made, [*sources], pull, layer, function, partial, reach)
         self._operations.append(operation)
         return made
 
@@ -153,13 +157,18 @@ class Tape:
                     reached[x.node] = reached[end.value.node] = True
             self._reach(operation, reached)
         paths += [end for node, end in rest.items() if node not in reached]
-        steering = self._steering(reached) if self._gates else set()
+        steering = self._steering(reached) if self._has_gates else set()
         gates = [
             End(end.value, _unreached(end.slope, reached.get(node)))
             for node, end in self._gates.items()
             if node in steering
         ]
         return Ends(paths, gates, reached, steering)
+
+    @property
+    def _has_gates(self) -> bool:
+        reach = (operation.reach for operation in self._operations)
+        return bool(self._gates) or any(part is not None for part in reach)
 
     def ended(self, ends: Ends, outputs: int) -> list[Mass]:
         """The masses of the paths that have ended, but for so many outputs."""
@@ -182,9 +191,10 @@ class Tape:
         masks = [reached.get(x.node) for x in operation.results]
         if all(mask is None for mask in masks):
             return
-        led = _leading(operation, masks) if self._gates else itertools.repeat(True)
+        led = _leading(operation, masks) if self._has_gates else itertools.repeat(True)
         for x, mask in zip(operation.sources, led, strict=False):
-            reached[x.node] = _either(reached.get(x.node), mask)
+            if mask is not None:
+                reached[x.node] = _either(reached.get(x.node), mask)
 
     def slopes(
         self, ends: Ends, leaves: Sequence[Mass], final: bool = True
@@ -199,6 +209,16 @@ class Tape:
         Returns:
           The slope of each leaf, with an exponent for each row where there are several.
         """
+        paths, steering = self.slopes_apart(ends, leaves, final)
+        return [
+            _total_by_rows([x, *(() if y is None else (y,))], leaf)
+            for x, y, leaf in zip(paths, steering, leaves, strict=True)
+        ]
+
+    def slopes_apart(
+        self, ends: Ends, leaves: Sequence[Mass], final: bool = True
+    ) -> tuple[list[Mass], list[Mass | None]]:
+        """The masses of the paths to ends, and of those that only steer, if any do."""
         found, steering = _by_node(ends.paths), _by_node(ends.gates)
         outputs = {*found} if final else set()
         for operation in reversed(self._operations):
@@ -206,29 +226,32 @@ class Tape:
             if not (operation.layer or outputs.isdisjoint(nodes)):
                 outputs.update(_nodes(operation.sources))
             if any(node in found for node in nodes):
-                self._pull(operation, found, outputs)
+                pulled = self._pull(operation, found, outputs)
+                _spread(operation, pulled, found, steering, ends)
             if any(node in steering for node in nodes):
                 alone = not any(node in ends.reached for node in nodes)
-                self._pull(operation, steering, outputs if alone else None, ends.closed)
-        return [_total_by_rows(found[x.node] + steering[x.node], x) for x in leaves]
+                pulled = self._pull(operation, steering, outputs if alone else None)
+                _spread(operation, pulled, None, steering, ends)
+        paths = [_total_by_rows(found[x.node], x) for x in leaves]
+        others = [
+            _total_by_rows(steering[x.node], x) if steering[x.node] else None
+            for x in leaves
+        ]
+        return paths, others
 
     def _pull(
         self,
         operation: _Operation,
         found: dict[int | None, list[Mass]],
         outputs: set[int | None] | None,
-        closed: Callable[[Mass], Any] = lambda x: None,
-    ) -> None:
-        """Adds the slopes of the sources, of those entries that aren't closed."""
+    ) -> Sequence[Mass | None]:
+        """The slopes of the sources, from those that the results have."""
         slopes = [
             [*found.pop(x.node, []), *self._floor(x, outputs)]
             for x in operation.results
         ]
         totals = map(_total, slopes, operation.results)
-        pulled = operation.pull([*map(_mass.collapsed, totals)])
-        for x, slope in zip(operation.sources, pulled, strict=True):
-            if (mask := closed(x)) is not True:
-                found[x.node].append(_unreached(slope, mask))
+        return operation.pull([*map(_mass.collapsed, totals)])
 
     def _floor(self, x: Mass, outputs: set[int | None] | None) -> list[Mass]:
         """The slope of a unit for being an output."""
@@ -241,17 +264,46 @@ class Tape:
         return [_mass.quotient(self.damping, x)]
 
 
+def _spread(
+    operation: _Operation,
+    pulled: Sequence[Mass | None],
+    found: dict[int | None, list[Mass]] | None,
+    steering: dict[int | None, list[Mass]],
+    ends: Ends,
+) -> None:
+    """Adds the slopes of paths to ``found``, and those of what steers, where it may."""
+    count = len(operation.sources)
+    steers = pulled[count:] if found is not None else pulled
+    if found is not None:
+        for x, slope in zip(operation.sources, pulled[:count], strict=True):
+            if slope is not None:
+                found[x.node].append(slope)
+    for k, slope in enumerate(steers):
+        x = operation.sources[k % count]
+        if slope is not None and (mask := ends.closed(x)) is not True:
+            steering[x.node].append(_unreached(slope, mask))
+
+
 def _leading(operation: _Operation, masks: Sequence[Any]) -> Iterable[Any]:
     """The entries of the sources that lead to these entries of the results."""
+    if operation.reach is not None:
+        return operation.reach
     mask = masks[0]
     whole = mask is True and not operation.partial
     if whole or operation.function is None:
         return [True] * len(operation.sources)
     with jax.ensure_compile_time_eval():
-        sources = [jnp.ones_like(x.mantissa, shape=x.shape) for x in operation.sources]
+        sources = [*map(_structure, operation.sources)]
         result, pull = jax.vjp(operation.function, *sources)
         led = pull(jnp.ones_like(result) if mask is True else mask)
         return [_mask(jnp.minimum(part, 1)) for part in led]
+
+
+def _structure(x: Mass) -> jax.Array:
+    """1 in every entry that paths may lead to; those of constants are known."""
+    fixed = x.node is None and not isinstance(x.mantissa, jax.core.Tracer)
+    ones = jnp.ones_like(x.mantissa, shape=x.shape)
+    return jnp.where(x.mantissa != 0, ones, 0) if fixed else ones
 
 
 def _mask(mask: jax.Array) -> Any:

@@ -164,7 +164,8 @@ def lstm(params, x):
 
     def step(carry, row):
         h, c = carry
-        z = row @ params["w"] + h @ params["u"] + params["b"]
+        z = h @ params["u"] + params["b"]
+        z = z + (row @ params["w"] if "w" in params else row)
         i, f, g, o = jnp.split(z, 4, -1)
         c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
@@ -203,7 +204,54 @@ def phi_of_routed(q):
     return jnp.sum(experts) + jnp.sum(jnp.ones(4) @ q["router"])
 
 
-SOFTMAXES = {
+def attention(params, x, of_queries):
+    """What queries make of keys and values."""
+    h = x @ params["w"]
+    q, k, v = (h @ params[name] for name in "qkv")
+
+    def attended(query):
+        logits = jnp.einsum("bd,bsd->bs", query, k)
+        return jnp.einsum("bs,bse->be", jax.nn.softmax(logits), v)
+
+    return of_queries(attended, q.swapaxes(0, 1)).swapaxes(0, 1)
+
+
+def hoisted(params, tokens, early):
+    """An LSTM, whose kernel the inputs may meet before the scan."""
+    rows = params["table"][tokens].swapaxes(0, 1)
+    if early:
+        rows, params = rows @ params["w"], {k: params[k] for k in ("u", "b", "out")}
+    return lstm(params, rows.swapaxes(0, 1))
+
+
+SCANS = {
+    "queries": (
+        lambda params, x: attention(params, x, lax.map),
+        lambda params, x: attention(params, x, lambda f, q: jax.vmap(f)(q)),
+        weights(w=(4, D), q=(D, E), k=(D, E), v=(D, 2)),
+        np.ones((2, T, 4)),
+    ),
+    "a kernel": (
+        lambda params, x: hoisted(params, x, early=True),
+        lambda params, x: hoisted(params, x, early=False),
+        weights(table=(5, 2), w=(2, 4 * N), u=(N, 4 * N), b=(4 * N,), out=(N, 2)),
+        np.zeros((2, T), int),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_what_steers_inside_of_a_scan_counts_as_outside(name):
+    scanned, plain, params, x = SCANS[name]
+    params = jax.tree.map(jnp.float32, params)
+    one, other = (
+        pathsgd.path_scaling(trace(apply_fn, params, x), params)
+        for apply_fn in (scanned, plain)
+    )
+    chex.assert_trees_all_close(one, other, rtol=1e-5)
+
+
+HIDDEN = {
     "a large number": lambda x: jax.nn.softmax(jnp.where(MASK, x, -1e30)),
     "where": lambda x: jax.nn.softmax(x, where=MASK),
     "added": lambda x: jax.nn.softmax(x + jnp.where(MASK, 0, -1e9)),
@@ -217,7 +265,7 @@ SOFTMAXES = {
 def test_however_logits_are_masked_they_steer_as_much():
     params = weights(w=(4, D), q=(D, E), k=(D, E), v=(D, 2))
     found = []
-    for masked in SOFTMAXES.values():
+    for masked in HIDDEN.values():
 
         def apply_fn(params, x, masked=masked):
             h = x @ params["w"]
@@ -462,6 +510,8 @@ MASKED = {
     "chosen": lambda x: jnp.where(MASK, x, -1e30),
     "added": lambda x: x + np.where(MASK, 0.0, -1e9),
 }
+
+
 SOFTMAXES = {
     "softmax": lambda x: jax.nn.softmax(x, -1),
     "quotient": lambda x: (lambda e: e / e.sum(-1, keepdims=True))(jnp.exp(x)),
