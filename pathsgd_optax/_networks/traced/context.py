@@ -296,6 +296,7 @@ class Context:
             ray=Ray(),
             bounds=UNBOUNDED,
             shifted=False,
+            mixed=False,
             stem=None,
             terms=(),
             factor=None,
@@ -317,6 +318,7 @@ class Context:
             ray=x.ray.moved(how),
             bounds=x.bounds,
             shifted=x.shifted,
+            mixed=x.mixed,
             stem=None if x.stem is None else (x.stem, how),
             terms=tuple(map(again, terms)),
             factor=None

@@ -70,6 +70,11 @@ CENTRED = (
     "a mean is divided by a root of the second moment of what it is a mean of, and not "
     "taken from it. Divide what is normalised itself."
 )
+JOINED = (
+    "it multiplies two bounded values, one of which was joined from gates (sigmoid) "
+    "and units (tanh): nothing tells which of both is the gate. Join what they are "
+    "functions of instead, and apply the functions to its parts."
+)
 STATISTIC = (
     "a statistic of data, such as a variance or the sum of a softmax, does something "
     "else than to divide what it is made of. Divide by it, or by its root, the values "

@@ -83,6 +83,7 @@ class Value:
       random: whether it is a constant that is made of random numbers.
       bounds: between which numbers clipping keeps the entries of data.
       shifted: whether it is bounded, and not 0 where what is bounded is.
+      mixed: whether bounded values that are shifted and others were joined in it.
       stem: what names the weight that it is a product of with constants, or, of data,
         the one that it was multiplied by last.
       terms: the weights that it is the sum of, or, of data, what weights were added to,
@@ -105,6 +106,7 @@ class Value:
     )
     bounds: Bounds = dataclasses.field(default=UNBOUNDED, metadata={"static": True})
     shifted: bool = dataclasses.field(default=False, metadata={"static": True})
+    mixed: bool = dataclasses.field(default=False, metadata={"static": True})
     stem: Hashable = dataclasses.field(default=None, metadata={"static": True})
     terms: tuple["Value", ...] = ()
     factor: Any = None  # Factor | None

@@ -21,6 +21,7 @@ from pathsgd_optax._networks.traced.reasons import (
     COMPLEX,
     DIVISION,
     DIVISOR,
+    JOINED,
     NONLINEAR,
     POWER,
     PRODUCT,
@@ -289,6 +290,8 @@ def _weighed(context: Context, x: Value, y: Value) -> tuple[Value, ...]:
 def _which_gates(values: Sequence[Value], factors: Sequence[Factor]) -> int | None:
     """Which of two is a gate: of two that are, a shifted one, or one of one sign."""
     gates = [k for k in (0, 1) if factors[k].is_gate]
+    if len(gates) == 2 and any(x.mixed for x in values):
+        raise NoPathError(JOINED)
     for kinds in ([x.shifted for x in values], [x.one_sided for x in factors]):
         if len(gates) == 2 and len({*kinds}) == 2:
             gates = [kinds.index(True)]
@@ -339,8 +342,30 @@ def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operan
 
     value = None if data else bind(x.value, y.value)[0]
     mass = _contracted(context, bind, x, y)
-    factor = _sum_of_squares(context, x, y) if context.gates else None
-    return [Value(value, mass, leaves=all_leaves((x, y)), factor=factor)]
+    factor = None
+    if context.gates:
+        factor = _sum_of_squares(context, x, y) or _mixed_gate(context, bind, x, y)
+    result = Value(value, mass, leaves=all_leaves((x, y)), factor=factor)
+    shifted = factor is not None and (x.shifted or y.shifted)
+    return [dataclasses.replace(result, shifted=shifted)]
+
+
+def _mixed_gate(
+    context: Context, bind: Callable[..., list[jax.Array]], x: Value, y: Value
+) -> Factor | None:
+    """What a gate is whose entries constants mix."""
+    data, constant = (x, y) if y.is_constant else (y, x)
+    if not (data.is_data and constant.is_constant):
+        return None
+    gate = reading(context, data)
+    if not gate.is_gate or gate.weight is not None:
+        return None
+    size = _factors.full(context, gate.size, data.shape)
+    sizes = (size if z is data else jnp.abs(z.value) for z in (x, y))
+    bounds = (-math.inf, math.inf)
+    return dataclasses.replace(
+        gate, size=bind(*sizes)[0], degrees=frozenset(), bounds=bounds, mean=None
+    )
 
 
 def _sum_of_squares(context: Context, x: Value, y: Value) -> Factor | None:

@@ -195,9 +195,10 @@ def _within(
         return results
     cases = [x for x in operands if isinstance(x, Value) and _is_floating(x)]
     low, high = hull([*map(range_of, cases)])
-    shifted = any(x.shifted for x in cases)
+    kinds = {x.shifted for x in cases if x.is_data}
+    mixed = len(kinds) > 1 or any(x.mixed for x in cases)
     return [
-        dataclasses.replace(x.within(low, high), shifted=shifted)
+        dataclasses.replace(x.within(low, high), shifted=True in kinds, mixed=mixed)
         if isinstance(x, Value) and x.is_data and x.bounds == UNBOUNDED
         else x
         for x in results

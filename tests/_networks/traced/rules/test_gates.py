@@ -431,6 +431,7 @@ BOUNDED = {
 }
 STEERED = {
     "sigmoid": (jax.nn.sigmoid, 1),
+    "mixed": (lambda x: jax.nn.sigmoid(x) @ np.eye(D, dtype=x.dtype), 1),
     "hard sigmoid": (jax.nn.hard_sigmoid, 1 / 36),
     "one less": (lambda x: 1 - jax.nn.sigmoid(x), 1),
 }
@@ -595,6 +596,12 @@ REFUSED = {
             x.mean(-1, keepdims=True) * lax.rsqrt((x * x).mean(-1, keepdims=True))
         ),
         "a mean is divided by a root of the second moment",
+    ),
+    "gates among units": (
+        lambda x: (lambda i, g: i * g)(
+            *jnp.split(jnp.concatenate([jax.nn.sigmoid(x), jnp.tanh(x)], -1), 2, -1)
+        ),
+        "multiplies two bounded values.*Join what they are functions of",
     ),
     "a standard deviation": (lambda x: x * x.std(-1, keepdims=True), "a statistic"),
     "a maximum": (
