@@ -86,6 +86,7 @@ class Tape:
         self._moved: dict[int | None, int | None] = {}
         self._norms: dict[int | None, End] = {}
         self._gates: dict[int | None, End] = {}
+        self._has_gates = False  # of its own, or inside of an operation
 
     def leaf(self, x: Mass) -> Mass:
         """The same number, as one to have a slope."""
@@ -112,6 +113,7 @@ class Tape:
         if not any(x.node for x in sources):
             return list(results)
         made = [*map(self.leaf, results)]
+        self._has_gates |= reach is not None
         operation = _Operation(made, [*sources], pull, layer, function, partial, reach)
         self._operations.append(operation)
         return made
@@ -141,6 +143,7 @@ class Tape:
         """Notes that ``x`` steers a gate, with this slope."""
         if x.node is not None:
             self._gates.setdefault(x.node, End(x, slope))
+            self._has_gates = True
 
     def ends(self, outputs: Sequence[End]) -> Ends:
         """Where paths end, if some of them do in ``outputs``."""
@@ -164,11 +167,6 @@ class Tape:
             if node in steering
         ]
         return Ends(paths, gates, reached, steering)
-
-    @property
-    def _has_gates(self) -> bool:
-        reach = (operation.reach for operation in self._operations)
-        return bool(self._gates) or any(part is not None for part in reach)
 
     def ended(self, ends: Ends, outputs: int) -> list[Mass]:
         """The masses of the paths that have ended, but for so many outputs."""

@@ -32,7 +32,7 @@ from pathsgd_optax._networks.traced.reasons import (
 from pathsgd_optax._networks.traced.rules import factors as _factors
 from pathsgd_optax._networks.traced.rules.factors import gated, reading
 from pathsgd_optax._networks.traced.rules.operands import Rule, note, rules
-from pathsgd_optax._networks.traced.rules.primitives import product
+from pathsgd_optax._networks.traced.rules.primitives import inverse, product
 from pathsgd_optax._networks.traced.values import (
     MASK,
     Bounds,
@@ -269,11 +269,6 @@ def _mean_part(context: Context, x: Value, factor: Factor) -> Value:
 
 
 # The table.
-
-
-def inverse(x: Value) -> Value:
-    """The inverse of a constant."""
-    return Value(1 / x.value, uniform=1 / x.uniform if x.uniform else None)
 
 
 def _quotient(context: Context, x: Any, y: Any) -> list[Operand]:

@@ -321,8 +321,12 @@ def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
         raise NoPathError(DIVISION)
     if y.is_weight:
         raise NoPathError(DIVISOR)
-    inverse = 1 / y.uniform if y.uniform else None
-    return _multiply(context, x, Value(1 / y.value, uniform=inverse))
+    return _multiply(context, x, inverse(y))
+
+
+def inverse(x: Value) -> Value:
+    """The inverse of a constant."""
+    return Value(1 / x.value, uniform=1 / x.uniform if x.uniform else None)
 
 
 def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operand]:
