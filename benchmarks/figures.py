@@ -108,7 +108,7 @@ def learning_curves(records: Iterable[Record]) -> Figure:
     for task, axes in zip(rows, panels, strict=True):
         _draw_row(axes, {s: curve for s, curve in drawn.items() if s.task == task})
         axes[0].set_title(task, loc="left", fontweight="bold")
-    _add_legend(figure, drawn)
+    add_legend(figure, _colours(drawn))
     return figure
 
 
@@ -138,7 +138,7 @@ def unbalanced(records: Iterable[Record], updates: Iterable[ToyUpdate]) -> Figur
     _scale_objective(axes)
     tasks = ", ".join(dict.fromkeys(series.task for series in drawn))
     axes.set_title(f"(a) {tasks}", loc="left", fontweight="bold")
-    _add_legend(left, drawn, columns=2)
+    add_legend(left, _colours(drawn), columns=2)
     _draw_updates(right, list(updates))
     return figure
 
@@ -276,13 +276,18 @@ def _scale_errors(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _add_legend(
-    figure: Figure | SubFigure, drawn: Mapping[Series, Curve], columns: int = 6
+def _colours(drawn: Mapping[Series, Curve]) -> dict[str, str]:
+    names = dict.fromkeys(series.optimizer for series in drawn)
+    return {OPTIMIZERS[name].label: COLOURS[name] for name in names}
+
+
+def add_legend(
+    figure: Figure | SubFigure, colours: Mapping[str, str], columns: int = 6
 ) -> None:
-    used = dict.fromkeys(series.optimizer for series in drawn)
+    """Adds the labels of optimizers, each with its colour, and the starts' styles."""
     optimizers = [
-        Line2D([], [], color=COLOURS[name], linewidth=3, label=OPTIMIZERS[name].label)
-        for name in used
+        Line2D([], [], color=colour, linewidth=3, label=label)
+        for label, colour in colours.items()
     ]
     inits = [
         Line2D([], [], color="0.2", label=f"{init} start", **style._asdict())

@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from benchmarks import figures
@@ -28,9 +27,6 @@ COLOURS = {
 
 HIGHEST = 1.5
 """Multiples of the lowest loss that the axes show."""
-
-COLUMNS = 6
-"""Entries of the legend in a row."""
 
 Sweeps: TypeAlias = Mapping[tuple[str, str], Sweep]
 
@@ -61,7 +57,7 @@ def sweep_figure(records: Iterable[LanguageRecord]) -> Figure:
         _draw(by_step, key, WINDOW * np.arange(1, 1 + len(curves)), curves)
     _style(by_rate, "step size", "training loss at the end (nats a character)", drawn)
     _style(by_step, "step", "training loss at the best step size", drawn)
-    _add_legend(figure, drawn)
+    figures.add_legend(figure, _colours(drawn))
     return figure
 
 
@@ -93,22 +89,6 @@ def _style(axes: Axes, x: str, y: str, drawn: Sweeps) -> None:
         axes.set_ylim(0.95 * lowest, HIGHEST * lowest)
 
 
-def _add_legend(figure: Figure, drawn: Sweeps) -> None:
+def _colours(drawn: Sweeps) -> dict[str, str]:
     names = dict.fromkeys(optimizer for optimizer, _ in drawn)
-    optimizers = [
-        Line2D([], [], color=COLOURS[name], linewidth=3, label=OPTIMIZERS[name].label)
-        for name in names
-    ]
-    inits = [
-        Line2D([], [], color="0.2", label=f"{init} start", **style._asdict())
-        for init, style in STYLES.items()
-    ]
-    handles = [*optimizers, *inits]
-    rows = math.ceil(len(handles) / COLUMNS)
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=math.ceil(len(handles) / rows),
-        frameon=False,
-        handlelength=3,
-    )
+    return {OPTIMIZERS[name].label: COLOURS[name] for name in names}
