@@ -43,7 +43,7 @@ def _library(name: str) -> ModuleType:
     except ImportError as error:
         raise ValueError(
             f"{name} needs the folder of its published files, --data-dir, or a library "
-            "that downloads it: pip install 'pathsgd-optax[hub]'."
+            "that downloads it: pip install datasets pillow."
         ) from error
     return datasets
 

@@ -1,7 +1,5 @@
 """Path-normalised optimisation for JAX: Path-SGD as an Optax transformation."""
 
-from importlib.metadata import version
-
 from pathsgd_optax._measures.losses import (
     truncated_softmax_cross_entropy as truncated_softmax_cross_entropy,
 )
@@ -56,7 +54,7 @@ from pathsgd_optax._optimizers.transforms import (
 )
 
 
-__version__ = version("pathsgd-optax")
+__version__ = "0.1.0"
 
 __all__ = [
     "LayeredNetwork",

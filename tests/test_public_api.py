@@ -24,7 +24,7 @@ def test_all_lists_every_public_name():
         for name, value in vars(pathsgd).items()
         if not name.startswith("_") and not inspect.ismodule(value)
     }
-    assert public - {"version"} == set(pathsgd.__all__)
+    assert public == set(pathsgd.__all__)
 
 
 @pytest.mark.parametrize("name", pathsgd.__all__)
