@@ -1,0 +1,43 @@
+"""The notebooks as pages of the site."""
+
+import base64
+
+import nbformat.v4 as v4
+import pytest
+
+from docs.ext.notebooks import Page
+
+
+@pytest.fixture
+def page(tmp_path):
+    def make(*cells):
+        path = tmp_path / "some.ipynb"
+        path.write_text(v4.writes(v4.new_notebook(cells=[*cells])))
+        return Page(path)
+
+    return make
+
+
+def test_a_badge_goes_and_a_link_to_a_notebook_is_one_to_its_page(page):
+    badge = "[![Open](https://a.org/b.svg)](https://c.org/d)"
+    text = f"# Title\n\n{badge}\n\nSee [other](other.ipynb#part)."
+    shown = page(v4.new_markdown_cell(text)).markdown
+    assert "a.org" not in shown
+    assert "[other](other.md#part)" in shown
+
+
+def test_code_comes_with_what_it_prints(page):
+    output = v4.new_output("stream", name="stdout", text="1%\r2%\r100%\ndone\n")
+    noise = v4.new_output("stream", name="stderr", text="a warning")
+    shown = page(v4.new_code_cell("run()", outputs=[output, noise])).markdown
+    assert shown == "```python\nrun()\n```\n\n```text\n100%\ndone\n```"
+
+
+def test_a_picture_is_a_file_that_says_what_it_is(page):
+    data = {"image/png": base64.b64encode(b"png").decode(), "text/plain": "<Figure>"}
+    output = v4.new_output("display_data", data=data)
+    made = page(
+        v4.new_markdown_cell("## Curves"), v4.new_code_cell("plot()", outputs=[output])
+    )
+    assert made.pictures == {"some_1.png": b"png"}
+    assert made.markdown.endswith("in “Curves”](some_1.png)")
