@@ -1,7 +1,6 @@
 """The networks that are trained, each with its kind of unbalanced start."""
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -27,14 +26,15 @@ class Architecture(NamedTuple):
     ``make`` takes the data set, the width and the probability of dropout, and makes a
     module that is called with rows of images and ``train``. ``unbalance`` rescales its
     variables at random, which leaves its function. ``trace`` finds its paths, or None
-    where an optimizer finds them itself. ``learning_rates`` are the step sizes to try,
-    for each optimizer that does not try its own.
+    where an optimizer finds them itself. ``together`` says whether several runs are
+    trained in one program where that saves time: convolutions whose kernels differ are
+    slow there.
     """
 
     make: Callable[[Dataset, int, float], nn.Module]
     unbalance: Callable[[Variables, jax.Array], Variables]
     trace: Callable[[nn.Module, Variables, jax.Array], pathsgd.PathNetwork | None]
-    learning_rates: Mapping[str, tuple[float, ...]] = MappingProxyType({})
+    together: bool = True
 
 
 class MLP(nn.Module):

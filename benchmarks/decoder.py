@@ -11,7 +11,7 @@ from benchmarks.architectures import UNBALANCED_SHARE, Variables
 
 
 CONTEXT = 32
-"""The most tokens that are read at once."""
+"""The most tokens that are read at once, unless it is told."""
 
 HEAD_WIDTH = 16
 
@@ -53,12 +53,13 @@ class Decoder(nn.Module):
     heads: int
     blocks: int
     vocabulary: int
+    context: int = CONTEXT
 
     @nn.compact
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Scores, shape ``(batch, length, vocabulary)``, from ``(batch, length)``."""
         width, length = HEAD_WIDTH * self.heads, tokens.shape[-1]
-        positions = self.param("positions", EMBEDDED, (CONTEXT, width))
+        positions = self.param("positions", EMBEDDED, (self.context, width))
         x = nn.Embed(self.vocabulary, width, embedding_init=EMBEDDED)(tokens)
         x = x + positions[None, :length]
         for index in range(self.blocks):

@@ -5,13 +5,13 @@ What is recorded is not done again.
 
 import argparse
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 
 from benchmarks import commands, datasets, results, train
 from benchmarks.architectures import PERCEPTRON, Architecture
 from benchmarks.optimizers import OPTIMIZERS
-from benchmarks.step_sizes import fastest, groups, validation_errors
+from benchmarks.step_sizes import beyond, fastest, groups, validation_errors
 
 
 SEARCH_SEED = 0
@@ -50,9 +50,8 @@ class Job(NamedTuple):
 
     @property
     def learning_rates(self) -> tuple[float, ...]:
-        """The step sizes to choose from."""
-        usual = OPTIMIZERS[self.optimizer].learning_rates
-        return self.task.architecture.learning_rates.get(self.optimizer, usual)
+        """The step sizes to choose from; more where the best is at an end."""
+        return OPTIMIZERS[self.optimizer].learning_rates
 
     def train(self, rate: float, seed: int, epochs: int) -> Iterator[train.Measurement]:
         """One run."""
@@ -133,8 +132,12 @@ def run(
         bar = progress.add_task("", total=total)
         for job in jobs:
             progress.update(bar, description=job.label)
+            planned = _epochs(job, options)
             for epochs in _work(job, options, folder):
-                progress.advance(bar, epochs)
+                planned -= epochs
+                total -= min(planned, 0)
+                planned = max(planned, 0)
+                progress.update(bar, total=total, advance=epochs)
 
 
 def _jobs(
@@ -182,10 +185,22 @@ def _tried(
 def _search(
     job: Job, epochs: int, step_sizes: results.Journal[results.Candidate]
 ) -> Iterator[int]:
-    tried, task = _tried(job, step_sizes), job.validation.task
-    missing = [rate for rate in job.learning_rates if rate not in tried]
-    yield epochs * (len(job.learning_rates) - len(missing))
-    for group in groups(task, job.make, missing):
+    """Tries step sizes, until the fastest is between others, or can't be."""
+    rates, tried = job.learning_rates, _tried(job, step_sizes)
+    yield epochs * len(tried.keys() & set(rates))
+    while missing := [rate for rate in rates if rate not in tried] or beyond(tried):
+        yield from _try(job, missing, epochs, step_sizes)
+        tried = _tried(job, step_sizes)
+
+
+def _try(
+    job: Job,
+    learning_rates: Sequence[float],
+    epochs: int,
+    step_sizes: results.Journal[results.Candidate],
+) -> Iterator[int]:
+    task = job.validation.task
+    for group in groups(task, job.make, learning_rates):
         errors = []
         for measured in validation_errors(
             task, job.make, group, job.init, SEARCH_SEED, epochs

@@ -33,7 +33,7 @@ WARM_UP = 10
 UNSEEN = 256
 """Pieces of the text for validation, which are the same for all runs."""
 
-GRID = tuple(0.01 * 2.0**k for k in range(-4, 5))
+GRID = tuple(0.01 * 2.0**k for k in range(-2, 3))
 """The step sizes to start with: steps of two."""
 
 
@@ -45,6 +45,7 @@ class Task(NamedTuple):
     blocks: int
     batch_size: int
     steps: int
+    context: int = CONTEXT
 
 
 class Outcome(NamedTuple):
@@ -134,29 +135,29 @@ def _scheduled(
 
 def model_of(task: Task) -> Decoder:
     """The network that is trained."""
-    return Decoder(task.heads, task.blocks, task.text.vocabulary)
+    return Decoder(task.heads, task.blocks, task.text.vocabulary, task.context)
 
 
 def paths_of(task: Task) -> pathsgd.PathNetwork:
     """The network's paths: normalisation ends them, and gates are one."""
     variables = initialize(task, "balanced", seed=0)
-    return pathsgd.trace_linen(model_of(task), variables, _tokens(), gates=True)
+    return pathsgd.trace_linen(model_of(task), variables, _tokens(task), gates=True)
 
 
 def initialize(task: Task, init: str, seed: int) -> Variables:
     """What training starts at; the function is that of the seed alone."""
     key, unbalancing = jax.random.split(jax.random.key(seed))
-    variables = _balanced(key, model_of(task))
+    variables = _balanced(key, _tokens(task), model_of(task))
     return variables if init == "balanced" else unbalance(variables, unbalancing)
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _balanced(key: jax.Array, model: Decoder) -> Variables:
-    return model.init(key, _tokens())
+def _balanced(key: jax.Array, tokens: jax.Array, model: Decoder) -> Variables:
+    return model.init(key, tokens)
 
 
-def _tokens() -> jax.Array:
-    return jnp.zeros((1, CONTEXT), jnp.int32)
+def _tokens(task: Task) -> jax.Array:
+    return jnp.zeros((1, task.context), jnp.int32)
 
 
 def run(
@@ -183,6 +184,7 @@ def run(
     """
     began = time.perf_counter()
     model, variables = model_of(task), initialize(task, init, seed)
+    pieces = functools.partial(windows, task.context)
     batches = pieces(task.text.train, seed, task.steps, task.batch_size)
     params, steps = _train(
         variables, learning_rate, batches, model=model, make_optimizer=make_optimizer
@@ -198,15 +200,17 @@ def run(
     )
 
 
-def pieces(tokens: NDArray[np.int32], seed: int, *shape: int) -> NDArray[np.int32]:
+def windows(
+    context: int, tokens: NDArray[np.int32], seed: int, *shape: int
+) -> NDArray[np.int32]:
     """Random pieces of a text, and for each token the next one.
 
     Returns:
-      Tokens, shape ``(*shape, CONTEXT + 1)``.
+      Tokens, shape ``(*shape, context + 1)``.
     """
     rng = np.random.default_rng(seed)
-    starts = rng.integers(0, len(tokens) - CONTEXT, shape)
-    return tokens[starts[..., None] + np.arange(CONTEXT + 1)]
+    starts = rng.integers(0, len(tokens) - context, shape)
+    return tokens[starts[..., None] + np.arange(context + 1)]
 
 
 @functools.partial(jax.jit, static_argnames=("model", "make_optimizer"))

@@ -123,16 +123,4 @@ def _trace(model: nn.Module, variables: Variables, images: jax.Array) -> Any:
     return pathsgd.trace_linen(model, variables, images, gates=True)
 
 
-LEARNING_RATES = {
-    "sgd": (10.0, 3.0, 1.0, 0.3, 0.1),
-    "adagrad": (0.3, 0.1, 0.03, 0.01, 0.003),
-    "adam": (0.1, 0.03, 0.01, 0.003, 0.001),
-}
-"""Denser than the paper's, and larger: SGD's best would be the largest."""
-
-RESNET = Architecture(
-    _make,
-    unbalance,
-    _trace,
-    LEARNING_RATES | {f"path_{name}": rates for name, rates in LEARNING_RATES.items()},
-)
+RESNET = Architecture(_make, unbalance, _trace, together=False)

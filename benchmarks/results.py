@@ -100,6 +100,15 @@ class LanguageRecord(NamedTuple):
     seconds: float
 
 
+class StepRecord(NamedTuple):
+    """A benchmark of steps: its numbers by name, and what they were measured on."""
+
+    benchmark: str
+    numbers: dict[str, float]
+    versions: dict[str, str]
+    device: dict[str, Any]
+
+
 class Run(NamedTuple):
     """What a command ran with, and on."""
 
@@ -117,6 +126,7 @@ Line = TypeVar(
     ToyUpdate,
     DampingRecord,
     LanguageRecord,
+    StepRecord,
     Run,
 )
 
@@ -266,6 +276,15 @@ def record_run(path: Path, command: str, configuration: Mapping[str, Any]) -> No
     runs.mend()
     if run not in runs.read():
         runs.append(run)
+
+
+def record_steps(path: Path, measured: Mapping[str, Mapping[str, float]]) -> None:
+    """Appends the numbers of benchmarks, by the benchmark's name."""
+    path.mkdir(parents=True, exist_ok=True)
+    steps = Journal(path / "steps.jsonl", StepRecord)
+    steps.mend()
+    for name, numbers in measured.items():
+        steps.append(StepRecord(name, dict(numbers), _versions(), _device()))
 
 
 def _versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {
         "heads": 3,
         "blocks": 2,
+        "context": 32,
         "steps": 400,
         "seeds": 3,
         "optimizers": ("adam", "lamb", "muon", "path_adam", "path_muon"),
@@ -30,6 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "heads": 1,
         "blocks": 1,
+        "context": 8,
         "steps": 20,
         "seeds": 1,
         "optimizers": ("adam", "path_adam"),
@@ -85,6 +87,7 @@ def _parser() -> commands.Parser:
     )
     add("--heads", type=commands.positive, help="attention heads, of 16 coordinates")
     add("--blocks", type=commands.positive, help="blocks of attention and ReLU units")
+    add("--context", type=commands.positive, help="characters of a piece of text")
     add("--batch-size", type=commands.positive, default=16, help="pieces of text")
     add("--steps", type=commands.positive, help="minibatches of a run")
     add("--seeds", type=commands.positive, help="runs of each kind")
@@ -95,13 +98,24 @@ def _open(options: argparse.Namespace) -> Experiment:
     """What to learn, and the records in the output folder, all of that task."""
     results.check_command(options.output, "transformer")
     learned = text.read(options.text) if options.text else text.python_sources()
-    names = "heads", "blocks", "batch_size", "steps"
+    _check_length(learned, options.context)
+    names = "heads", "blocks", "context", "batch_size", "steps"
     sizes = {name: vars(options)[name] for name in names}
     journal = Journal(options.output / "transformer.jsonl", LanguageRecord)
     source = {"text": f"{learned.name} ({learned.digest[:12]})"}
     results.open_journals(options.output, source | sizes, journal)
     results.record_run(options.output, "transformer", vars(options) | source)
     return Experiment(language.Task(learned, **sizes), journal)
+
+
+def _check_length(learned: text.Text, context: int) -> None:
+    """Raises a ValueError where a part of the text has no whole piece."""
+    shortest = min(len(learned.train), len(learned.validation))
+    if context >= shortest:
+        raise ValueError(
+            f"--context {context} is too long: the shorter part of {learned.name} has "
+            f"{shortest} characters."
+        )
 
 
 def _run(options: argparse.Namespace, experiment: Experiment) -> None:

@@ -20,17 +20,17 @@ TASK = language.Task(TEXT, heads=1, blocks=1, batch_size=4, steps=60)
 
 
 def test_pieces_are_of_the_text_and_of_the_seed():
-    found = language.pieces(TEXT.train, 0, 5, 2)
+    found = language.windows(CONTEXT, TEXT.train, 0, 5, 2)
     assert found.shape == (5, 2, CONTEXT + 1)
     windows = np.lib.stride_tricks.sliding_window_view(TEXT.train, CONTEXT + 1)
     assert {*map(bytes, found.reshape(10, -1))} <= {*map(bytes, windows)}
-    np.testing.assert_array_equal(found, language.pieces(TEXT.train, 0, 5, 2))
-    assert np.any(found != language.pieces(TEXT.train, 1, 5, 2))
+    np.testing.assert_array_equal(found, language.windows(CONTEXT, TEXT.train, 0, 5, 2))
+    assert np.any(found != language.windows(CONTEXT, TEXT.train, 1, 5, 2))
 
 
 def test_the_last_piece_of_a_text_is_found_and_nothing_beyond():
     tokens = np.arange(CONTEXT + 2, dtype=np.int32)
-    starts = language.pieces(tokens, 0, 100)[:, 0]
+    starts = language.windows(CONTEXT, tokens, 0, 100)[:, 0]
     assert {*starts.tolist()} == {0, 1}
 
 
@@ -49,12 +49,12 @@ def by_hand(make, rate):
         return -jnp.mean(jnp.sum(scores * following, -1))
 
     update = jax.jit(optimizer.update)
-    for batch in language.pieces(TEXT.train, 3, TASK.steps, TASK.batch_size):
+    for batch in language.windows(CONTEXT, TEXT.train, 3, TASK.steps, TASK.batch_size):
         loss, grads = gradient(params, batch)
         losses.append(loss)
         updates, state = update(grads, state, params)
         params = optax.apply_updates(params, updates)
-    unseen = language.pieces(TEXT.validation, 0, language.UNSEEN)
+    unseen = language.windows(CONTEXT, TEXT.validation, 0, language.UNSEEN)
     return np.array(losses), gradient(params, unseen)[0]
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import shutil
 import sys
 
@@ -9,7 +10,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks import datasets, jobs, train
+from benchmarks import datasets, jobs, step_sizes, train
 from benchmarks.datasets import Dataset
 from benchmarks.learning_curves import main
 from benchmarks.optimizers import OPTIMIZERS
@@ -40,6 +41,7 @@ def _tiny(monkeypatch):
     for name in ("sgd", "path_sgd"):
         short = OPTIMIZERS[name]._replace(learning_rates=RATES)
         monkeypatch.setitem(OPTIMIZERS, name, short)
+    monkeypatch.setattr(jobs, "beyond", lambda errors: [])
 
 
 def command(folder, *more):
@@ -226,6 +228,40 @@ def test_more_of_the_same_is_appended(tmp_path, finished, more):
     (curves, step_sizes), expected = results(finished), results(at_once)
     assert step_sizes == expected[1]
     assert sorted(map(str, curves)) == sorted(map(str, expected[0]))
+
+
+def test_the_grid_goes_on_where_the_best_is_at_an_end(tmp_path, monkeypatch):
+    def errors(task, make, learning_rates, init, seed, epochs):
+        best = {"balanced": 0.003, "unbalanced": 30.0}[init]
+        away = [abs(math.log10(rate / best)) / 10 for rate in learning_rates]
+        return iter([tuple(away)] * epochs)
+
+    monkeypatch.setattr(jobs, "beyond", step_sizes.beyond)
+    monkeypatch.setattr(jobs, "validation_errors", errors)
+    assert command(tmp_path) == 0
+    curves, tried = results(tmp_path)
+    assert [(c["init"], c["learning_rate"]) for c in tried] == [
+        *(("balanced", rate) for rate in (10.0, 0.1, 0.03, 0.01, 0.003, 0.001)),
+        *(("unbalanced", rate) for rate in (10.0, 0.1, 30.0, 100.0)),
+    ]
+    assert {r["learning_rate"] for r in curves} == {0.003, 30.0}
+
+
+def test_a_search_that_ended_at_the_end_of_its_grid_goes_on(finished, monkeypatch):
+    best = fastest(
+        {c["learning_rate"]: c["validation_errors"] for c in tried(finished)}
+    )
+    monkeypatch.setattr(jobs, "beyond", step_sizes.beyond)
+    assert best in RATES
+    command(finished)
+    rates = [c["learning_rate"] for c in tried(finished)]
+    assert min(rates) < best < max(rates)
+
+
+def tried(folder):
+    """The step sizes from the balanced start."""
+    found = lines(folder / "step_sizes.jsonl")
+    return [candidate for candidate in found if candidate["init"] == "balanced"]
 
 
 def test_a_diverged_run_is_recorded_and_drawn(tmp_path, monkeypatch):

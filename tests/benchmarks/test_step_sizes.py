@@ -108,6 +108,28 @@ def test_accelerators_train_as_many_at_once_as_memory_holds(
     assert sum(groups, ()) == RATES
 
 
+def test_networks_with_convolutions_are_trained_alone(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    groups = step_sizes.groups(task(RESNET), optax.sgd, RATES)
+    assert [len(group) for group in groups] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("errors", "further"),
+    [
+        ({1.0: [0.2], 0.3: [0.1], 0.1: [0.2]}, []),
+        ({1.0: [0.1], 0.3: [0.2], 0.1: [0.2]}, [3.0]),
+        ({1.0: [0.2], 0.3: [0.2], 0.1: [0.1]}, [0.03]),
+        ({0.003: [0.2], 0.001: [0.1]}, [0.0003]),
+        ({3e-10: [0.2], 1e-10: [0.1]}, []),  # the least
+        ({1e3: [1.0], 300.0: [1.0]}, []),  # the greatest
+        ({0.1: [0.1]}, [0.03, 0.3]),
+    ],
+)
+def test_the_grid_goes_on_at_the_end_that_is_the_fastest(errors, further):
+    assert step_sizes.beyond(errors) == further
+
+
 @pytest.mark.parametrize(
     ("errors", "rate"),
     [
