@@ -131,13 +131,14 @@ def run(
         total = sum(_epochs(job, options) for job in jobs)
         bar = progress.add_task("", total=total)
         for job in jobs:
-            progress.update(bar, description=job.label)
             planned = _epochs(job, options)
-            for epochs in _work(job, options, folder):
-                planned -= epochs
-                total -= min(planned, 0)
-                planned = max(planned, 0)
-                progress.update(bar, total=total, advance=epochs)
+            for stage, work in _stages(job, options, folder):
+                progress.update(bar, description=f"{job.label}: {stage}")
+                for epochs in work:
+                    planned -= epochs
+                    total -= min(planned, 0)
+                    planned = max(planned, 0)
+                    progress.update(bar, total=total, advance=epochs)
 
 
 def _jobs(
@@ -160,11 +161,17 @@ def _epochs(job: Job, options: argparse.Namespace) -> int:
     return int(tried * options.search_epochs + options.seeds * options.epochs)
 
 
-def _work(
+def _stages(
+    job: Job, options: argparse.Namespace, folder: results.Folder
+) -> Iterator[tuple[str, Iterator[int]]]:
+    """What a job does in turn, each yielding how many epochs are done anew."""
+    yield "step sizes", _search(job, options.search_epochs, folder.step_sizes)
+    yield "training", _train(job, options, folder)
+
+
+def _train(
     job: Job, options: argparse.Namespace, folder: results.Folder
 ) -> Iterator[int]:
-    """Chooses the step size and trains, yielding how many epochs are done anew."""
-    yield from _search(job, options.search_epochs, folder.step_sizes)
     rate = fastest(_tried(job, folder.step_sizes))
     for seed in range(options.seeds):
         run = (*job.series, seed, rate)

@@ -1,5 +1,6 @@
 """The command: what it leaves, how it goes on, and what it refuses."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -10,7 +11,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from benchmarks import datasets, jobs, step_sizes, train
+from benchmarks import commands, datasets, jobs, step_sizes, train
 from benchmarks.datasets import Dataset
 from benchmarks.learning_curves import main
 from benchmarks.optimizers import OPTIMIZERS
@@ -216,6 +217,31 @@ def test_a_finished_command_trains_nothing(finished, untrained):
     assert command(finished) == 0
     assert results(finished) == before
     assert (finished / "learning_curves.png").exists()
+
+
+def test_the_bar_says_what_is_done(finished, monkeypatch):
+    said = []
+
+    class Bar(contextlib.nullcontext):
+        """A progress bar that keeps its words."""
+
+        def __enter__(self):
+            return self
+
+        def add_task(self, description, total):
+            assert (description, total) == ("", 2 * (len(RATES) * 2 + 2 * 3))
+
+        def update(self, task, description=None, **numbers):
+            said.extend([description] if description else [])
+
+    monkeypatch.setattr(commands, "progress", Bar)
+    command(finished)
+    assert said == [
+        "SGD, balanced: step sizes",
+        "SGD, balanced: training",
+        "SGD, unbalanced: step sizes",
+        "SGD, unbalanced: training",
+    ]
 
 
 @pytest.mark.parametrize("more", ["--epochs=5", "--seeds=3"])
