@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import pathsgd_optax as pathsgd
-from benchmarks import datasets, learning_curves, train
+from benchmarks import datasets, jobs, learning_curves, train
 from benchmarks.convnet import main
 from benchmarks.datasets import Dataset
 from benchmarks.optimizers import OPTIMIZERS
