@@ -20,6 +20,8 @@ import pathsgd_optax as pathsgd
 ROOT = Path(__file__).parents[1]
 
 TOP_LEVEL = {
+    ".ci",
+    ".github",
     ".gitignore",
     "CHANGELOG.md",
     "CITATION.cff",
@@ -186,4 +188,4 @@ def test_examples_run_from_where_it_is_installed(python, tmp_path):
     numbers = ("-o", "doctest_optionflags=NORMALIZE_WHITESPACE NUMBER")
     pytest_ = (python, "-m", "pytest", "--pyargs", "pathsgd_optax")
     output = run(*pytest_, *options, *chosen, *numbers, cwd=tmp_path)
-    assert re.search(r"^\W*3 passed", output, re.M)
+    assert re.search(r"^\W*3 passed", output, re.MULTILINE)
