@@ -22,8 +22,10 @@ from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import is_binary, is_given, parts, units
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Ray
+from pathsgd_optax._networks.traced.rules.factors import bounds_of, hull
 from pathsgd_optax._networks.traced.tape import End, Ends, Tape
 from pathsgd_optax._networks.traced.values import (
+    UNBOUNDED,
     Inputs,
     NoPathError,
     Operand,
@@ -331,7 +333,7 @@ def _started(
 ) -> list[Operand]:
     """The carry, with what becomes data as data: a gate is no path through zeros."""
     return [
-        _as_data(context, x) if isinstance(y, Value) and y.is_data else x
+        _like(context, x, y) if isinstance(y, Value) and y.is_data else x
         for x, y in zip(carry, later, strict=True)
     ]
 
@@ -350,7 +352,9 @@ def _closed(
         trial = dataclasses.replace(quiet, uses=Uses())
         once = functools.partial(stepped, trial)
         after, _ = jax.eval_shape(once, _each(_sealed, carry), first)
-        joined = [_like(context, *pair) for pair in zip(carry, after, strict=True)]
+        joined = [
+            _widened(x, _like(context, x, y)) for x, y in zip(carry, after, strict=True)
+        ]
         if _structure(joined) == _structure(carry):
             context.uses.update(trial.uses)
             return joined
@@ -379,8 +383,25 @@ def _like(context: Context, x: Operand, other: Operand) -> Operand:
         other = units(context, other, x)
     if not (isinstance(x, Value) and isinstance(other, Value)):
         raise NoPathError("it carries a comparison, or an order, of values on paths.")
-    mass, leaves = context.settle(x).mass, x.leaves | other.leaves
-    return Value(None, mass, leaves=leaves, ray=CARRIED)
+    both = [z for z in (x, other) if z.is_data]
+    kinds = {z.shifted for z in both}
+    return Value(
+        None,
+        context.settle(x).mass,
+        leaves=x.leaves | other.leaves,
+        ray=CARRIED,
+        bounds=hull([bounds_of(x), bounds_of(other)]),
+        shifted=True in kinds,
+        mixed=len(kinds) > 1 or any(z.mixed for z in both),
+    )
+
+
+def _widened(before: Operand, x: Operand) -> Operand:
+    """What is carried, of no bounds where those of data still change."""
+    if not (isinstance(x, Value) and isinstance(before, Value) and before.is_data):
+        return x
+    pairs = zip(before.bounds, x.bounds, UNBOUNDED, strict=True)
+    return x.within(*(new if new == old else none for old, new, none in pairs))
 
 
 def _given_like(x: Inputs | Value, other: Inputs | Value) -> Operand:

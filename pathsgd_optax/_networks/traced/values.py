@@ -246,7 +246,7 @@ class Factor:
     @property
     def bounded(self) -> bool:
         """Whether the entries are known to be between two numbers."""
-        return not any(map(math.isinf, self.bounds))
+        return is_bounded(self.bounds)
 
     @property
     def is_gate(self) -> bool:
@@ -268,6 +268,11 @@ class Refused:
 
 
 Operand: TypeAlias = Value | Factor | Inputs | Step | Refused
+
+
+def is_bounded(bounds: Bounds) -> bool:
+    """Whether both are known."""
+    return not any(map(math.isinf, bounds))
 
 
 def is_traced(array: Any) -> bool:

@@ -1,5 +1,6 @@
 """Scans of traced networks: what they carry from the first step on."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,3 +127,76 @@ def test_weights_that_a_scan_hands_on_are_weights(function):
         pathsgd.path_scaling(found, params),
         pathsgd.path_scaling(wanted, params),
     )
+
+
+def gated_by_the_last(params, carry, row):
+    """What the step before has found is a gate."""
+    return jax.nn.sigmoid(row @ params["g"]), carry * (row @ params["w"])
+
+
+def cell(params, carry, row):
+    """An LSTM's."""
+    h, c = carry
+    z = row @ params["kernel"] + h @ params["u"] + params["b"]
+    i, f, g, o = jnp.split(z, 4, -1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return (h, c), h
+
+
+def growing(params, carry, row):
+    """By a constant."""
+    return carry + 0.5, (carry + 10.0) * (row @ params["w"]) + row @ params["g"]
+
+
+WIDTH = 2
+SHAPES = {"w": (3, WIDTH), "g": (3, WIDTH), "u": (WIDTH, 4 * WIDTH)} | {
+    "kernel": (3, 4 * WIDTH),
+    "b": (4 * WIDTH,),
+    "out": (WIDTH, 2),
+}
+
+
+def looped(step, carry, rows):
+    """What `lax.scan` does, one step after the other."""
+    found = []
+    for row in rows:
+        carry, out = step(carry, row)
+        found.append(out)
+    return carry, jnp.stack(found)
+
+
+def gated_paths(step, start, loop):
+    """The scaling of a loop over three rows."""
+    params = networks.random_like({k: networks.spec(*v) for k, v in SHAPES.items()})
+
+    def apply_fn(params, x):
+        rows = x.swapaxes(0, 1)
+        carry = start(jax.nn.sigmoid(rows[0] @ params["g"]))
+        found = loop(lambda *args: step(params, *args), carry, rows)[1]
+        return found.sum(0) @ params["out"]
+
+    with jax.numpy_rank_promotion("allow"):
+        network = pathsgd.trace_network(
+            apply_fn, params, jnp.ones((2, STEPS, 3)), gates=True
+        )
+    labels = network.labels()
+    scaling = pathsgd.path_scaling(network, params)
+    return {name: x for name, x in scaling.items() if labels[name] != "no path"}
+
+
+CELLS = {
+    "a gate": (gated_by_the_last, jnp.ones_like),
+    "an LSTM": (cell, lambda gate: (jnp.zeros_like(gate), jnp.zeros_like(gate))),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_scan_carries_gates_as_a_loop_does(name):
+    one, other = (gated_paths(*CELLS[name], loop) for loop in (lax.scan, looped))
+    chex.assert_trees_all_close(one, other, rtol=1e-5)
+
+
+def test_what_grows_from_step_to_step_is_no_gate():
+    scaling = gated_paths(growing, lambda gate: gate, lax.scan)
+    assert scaling.keys() == {"w", "g", "out"}

@@ -30,6 +30,7 @@ from pathsgd_optax._networks.traced.values import (
     Logits,
     NoPathError,
     Value,
+    is_bounded,
     is_traced,
 )
 
@@ -46,7 +47,7 @@ def reading(context: Context, x: Value) -> Factor:
     if x.factor is not None:
         known = x.value if x.is_weight else None
         return dataclasses.replace(x.factor, value=known)
-    if not any(map(math.isinf, x.bounds)):
+    if is_bounded(x.bounds):
         return _bounded(context, x)
     before = x if x.centred is None else x.centred
     slope = abs(x.ray.slope)
@@ -165,8 +166,27 @@ def products(x: Bounds, y: Bounds) -> Bounds:
     return min(ends), max(ends)
 
 
-def _sums(x: Bounds, y: Bounds) -> Bounds:
+def sums(x: Bounds, y: Bounds) -> Bounds:
+    """The bounds of sums."""
     return x[0] + y[0], x[1] + y[1]
+
+
+def sums_of_entries(context: Context, bounds: Bounds) -> Bounds:
+    """The bounds of what a reduction sums, or a window: of so many, or of fewer."""
+    count = float(_most_summed(context))
+    exact = context.eqn.primitive.name == "reduce_sum"
+    return products(bounds, (count if exact else 0.0, count))
+
+
+def _most_summed(context: Context) -> int:
+    """The most entries that are summed to one."""
+    shape, params = context.eqn.invars[0].aval.shape, context.params
+    match context.eqn.primitive.name:
+        case "reduce_window_sum":
+            return math.prod(params["window_dimensions"])
+        case "cumsum":
+            return int(shape[params["axis"]])
+    return math.prod(shape[axis] for axis in params["axes"])
 
 
 def _powers(bounds: Bounds, exponent: float) -> Bounds:
@@ -293,7 +313,7 @@ def gated(context: Context, x: Value, gate: Factor) -> Value:
 def plus(context: Context, x: Factor, y: Factor) -> Factor:
     """The sum; of statistics, with the mean of the first."""
     united = joined(x, y)
-    bounds = _sums(x.bounds, y.bounds)
+    bounds = sums(x.bounds, y.bounds)
     size = _elementwise(operator.add, context, x.size, y.size)
     size = _within(context, size, bounds)
     return _shaped(
@@ -357,7 +377,7 @@ def are_alike(x: Factor, y: Factor) -> bool:
 
 def shifted(context: Context, x: Factor, constant: Value) -> Factor:
     """The sum with a constant, which counts in the size of gates only."""
-    bounds, size = _sums(x.bounds, bounds_of(constant)), x.size
+    bounds, size = sums(x.bounds, bounds_of(constant)), x.size
     if not x.degrees:
         size = _elementwise(operator.add, context, size, size_of(constant))
         size = _within(context, size, bounds)
@@ -374,24 +394,30 @@ def negative(x: Factor) -> Factor:
 
 
 def summed(context: Context, x: Factor) -> Factor:
-    """The sums of entries, by a reduction."""
+    """The sums of entries, by a reduction or by windows."""
     unweighted(x)
-    [source], [result] = context.eqn.invars, context.eqn.outvars
-    count = source.aval.size / max(result.aval.size, 1)
-    size = sized(context, lambda a: context.bind(a)[0], lambda a: a * count, x.size)
+    even = is_number(x.size) and context.eqn.primitive.name == "reduce_sum"
+    size = _summed_sizes(context, x, even)
     return dataclasses.replace(
         x,
         size=size,
-        bounds=products(x.bounds, (count, count)),
+        bounds=sums_of_entries(context, x.bounds),
         reduced=True,
-        mean=None if x.mean is None else _mean(context, x, size, count),
+        mean=None if x.mean is None else _mean(context, x, size, even),
         value=None if x.value is None else context.bind(x.value)[0],
     )
 
 
-def _mean(context: Context, x: Factor, size: Any, count: float) -> Mass:
+def _summed_sizes(context: Context, x: Factor, even: bool) -> Any:
+    if even:
+        return x.size * _most_summed(context)
+    return context.bind(full(context, x.size, context.eqn.invars[0].aval.shape))[0]
+
+
+def _mean(context: Context, x: Factor, size: Any, even: bool) -> Mass:
     """The mean of the means, as the sizes weigh them."""
-    if is_number(x.size):
+    if even:
+        count = _most_summed(context)
         return _mass.sum_by(lambda part: context.bind(part)[0] / count, x.mean)
     inverse = _live_powers(-1.0, size)
     return _mass.sum_by(lambda part: context.bind(part * x.size)[0] * inverse, x.mean)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import operator
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from jax import lax
 
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.context import Context, is_number
-from pathsgd_optax._networks.traced.inputs import IDENTITIES, MOVING
+from pathsgd_optax._networks.traced.inputs import IDENTITIES, MOVING, evaluated
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Moved
 from pathsgd_optax._networks.traced.reasons import (
@@ -37,12 +38,11 @@ from pathsgd_optax._networks.traced.rules.operands import (
     rules,
 )
 from pathsgd_optax._networks.traced.values import (
-    UNBOUNDED,
-    Bounds,
     Factor,
     NoPathError,
     Operand,
     Value,
+    is_bounded,
     is_traced,
 )
 
@@ -91,12 +91,21 @@ def _nth_result(
 def _summing(context: Context, x: Value) -> list[Operand]:
     total = context.map(lambda part: context.bind(part)[0], context.settle(x))
     total = dataclasses.replace(total, ray=x.ray.summed(how_moved(context, 0)))
-    if not context.gates or context.eqn.primitive.name != "reduce_sum":
-        return [total]
-    count = math.prod(x.shape) / max(math.prod(total.shape), 1)
-    factor = None if x.factor is None else _factors.summed(context, x.factor)
-    bounds = _scaled(x.bounds, count)
-    return [dataclasses.replace(total, factor=factor, bounds=bounds)]
+    return [_followed(context, total, x) if context.gates else total]
+
+
+def _followed(context: Context, total: Value, x: Value) -> Value:
+    """Sums of entries, with what they are as factors."""
+    factor = x.factor
+    if context.eqn.primitive.name != "reduce_sum" and is_bounded(x.bounds):
+        factor = reading(context, x)
+    return dataclasses.replace(
+        total,
+        factor=None if factor is None else _factors.summed(context, factor),
+        bounds=_factors.sums_of_entries(context, x.bounds),
+        shifted=x.shifted,
+        mixed=x.mixed,
+    )
 
 
 def _negated(context: Context, x: Value) -> list[Operand]:
@@ -107,11 +116,11 @@ def negative(x: Value) -> Value:
     """``-x``."""
     return dataclasses.replace(
         x,
-        value=None if x.value is None else -x.value,
+        value=None if x.value is None else evaluated(operator.neg, x.value),
         offset=None if x.offset is None else -x.offset,
         uniform=None if x.uniform is None else -x.uniform,
         ray=x.ray.times(-1),
-        bounds=_scaled(x.bounds, -1.0),
+        bounds=_factors.products(x.bounds, (-1.0, -1.0)),
         terms=tuple(map(negative, x.terms)),
     )
 
@@ -218,7 +227,8 @@ def product(context: Context, x: Value, y: Value) -> Value:
         return context.shaped(_of_data(context, x, y))
     if x.is_data:
         note(context, "scale", [y])
-    if y.zero and context.gates and not any(map(math.isinf, x.bounds)):
+    if y.zero and context.gates and is_bounded(x.bounds):
+        context.steer(reading(context, x))
         return Value(jnp.zeros(context.out_shape, context.dtype), uniform=0.0)
     factor = y.offset if x.is_weight and y.is_weight else y.value
     mass = context.multiply(x.mass, context.mass(y))
@@ -230,7 +240,7 @@ def product(context: Context, x: Value, y: Value) -> Value:
         None if x.offset is None or factor is None else x.offset * factor,
         all_leaves((x, y)),
         ray=x.ray.multiple() if y.uniform is None else x.ray.times(y.uniform),
-        bounds=_bounds_of_product(context, x, y),
+        bounds=_factors.products(x.bounds, _factors.bounds_of(y)),
         shifted=x.shifted,
         stem=_stem(x, y),
         terms=tuple(product(context, term, y) for term in _terms(x, y)),
@@ -240,19 +250,13 @@ def product(context: Context, x: Value, y: Value) -> Value:
     return context.shaped(result)
 
 
-def _bounds_of_product(context: Context, x: Value, y: Value) -> Bounds:
-    if y.uniform is None and y.is_constant and context.gates:
-        return _factors.products(x.bounds, _factors.range_of(y))
-    return _scaled(x.bounds, y.uniform)
-
-
 def _factor_of_product(context: Context, x: Value, y: Value) -> Factor | None:
     """What it still is as a factor."""
     if x.is_weight and y.is_weight:
         same = x.ray.name == y.ray.name
         factors = [reading(context, z) for z in (x, y)]
         return _factors.times(context, *factors) if same else None
-    known = y.uniform is not None or math.isinf(_factors.largest(x.bounds))
+    known = y.uniform is not None or not is_bounded(x.bounds)
     if x.factor is None and known:
         return None
     factor = reading(context, x)
@@ -298,13 +302,6 @@ def _which_gates(values: Sequence[Value], factors: Sequence[Factor]) -> int | No
     return gates[0] if len(gates) == 1 else None
 
 
-def _scaled(bounds: Bounds, factor: float | None) -> Bounds:
-    if bounds == UNBOUNDED or not factor:
-        return UNBOUNDED
-    low, high = sorted(bound * factor for bound in bounds)
-    return low, high
-
-
 def _stem(x: Value, y: Value) -> Hashable:
     """That of a product with a weight or a constant."""
     if y.is_constant:
@@ -326,7 +323,8 @@ def _divide(context: Context, x: Value, y: Value) -> list[Operand]:
 
 def inverse(x: Value) -> Value:
     """The inverse of a constant."""
-    return Value(1 / x.value, uniform=1 / x.uniform if x.uniform else None)
+    value = evaluated(lambda value: 1 / value, x.value)
+    return Value(value, uniform=1 / x.uniform if x.uniform else None)
 
 
 def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operand]:

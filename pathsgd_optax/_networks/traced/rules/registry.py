@@ -14,6 +14,7 @@ from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import (
     IDENTITIES,
     entered,
+    evaluated,
     given,
     is_given,
     scaled,
@@ -90,8 +91,9 @@ PLACEMENTS = frozenset(["reshard", "sharding_constraint"])
 """The primitives that tell on which devices an array is."""
 
 CHOICES = frozenset(
-    "concatenate cummax cummin dynamic_slice dynamic_update_slice gather pad "
-    "reduce_max reduce_min scatter select_n sort stack top_k".split()
+    "approx_top_k concatenate cummax cummin dynamic_slice dynamic_update_slice gather "
+    "pad reduce_max reduce_min reduce_window_max reduce_window_min scatter select_n "
+    "sort stack top_k".split()
 )
 """The primitives of whose results each entry is one of the operands'."""
 
@@ -310,7 +312,8 @@ def _cast(context: Context, x: Operand) -> Operand:
     """Constants that meet paths get their dtype."""
     if _is_constant(x):
         if jnp.issubdtype(x.value.dtype, jnp.floating):
-            return dataclasses.replace(x, value=x.value.astype(context.dtype))
+            value = evaluated(lambda array: array.astype(context.dtype), x.value)
+            return dataclasses.replace(x, value=value)
     return x
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.context import Context, edges
@@ -23,13 +22,11 @@ from pathsgd_optax._networks.traced.rules.operands import all_leaves, note, rule
 from pathsgd_optax._networks.traced.rules.primitives import negative
 from pathsgd_optax._networks.traced.values import (
     UNBOUNDED,
-    Bounds,
     Debt,
     Factor,
     Normalised,
     Operand,
     Value,
-    is_traced,
 )
 from pathsgd_optax._numerics.program import once
 
@@ -51,7 +48,7 @@ def add(context: Context, x: Value, y: Value) -> list[Operand]:
     if x.is_weight and y.is_weight:
         total = dataclasses.replace(total, terms=(*x.summands, *y.summands))
     elif x.is_data and y.is_constant:
-        bounds = _shifted(x.bounds, y)
+        bounds = _factors.sums(x.bounds, _factors.bounds_of(y))
         ray = _ray_of_sum(x, y)
         total = dataclasses.replace(
             total, ray=ray, bounds=bounds, shifted=bounds != UNBOUNDED, stem=x.stem
@@ -82,13 +79,6 @@ def _factor_of_sum(context: Context, x: Value, y: Value) -> Factor | None:
 def _ray_of_sum(x: Value, y: Value) -> Ray:
     """That of data plus the same thing, whenever that is computed."""
     return Ray(name=(x.ray, y.ray if y.uniform is None else y.uniform))
-
-
-def _shifted(bounds: Bounds, constant: Value) -> Bounds:
-    if bounds == UNBOUNDED or is_traced(constant.value) or constant.value.size == 0:
-        return UNBOUNDED
-    value = np.asarray(constant.value)
-    return bounds[0] + float(value.min()), bounds[1] + float(value.max())
 
 
 def subtract(context: Context, x: Value, y: Value) -> list[Operand]:

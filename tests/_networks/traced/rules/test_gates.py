@@ -455,6 +455,15 @@ def test_of_two_bounded_values_one_is_the_gate(unit, gate):
     check(apply_fn, phi, params, jnp.ones((2, 4)))
 
 
+def pooled(gate):
+    """Averages over windows of a place and its neighbours, as far as there are any."""
+    window = ((1, 3), (1, 1), "SAME")
+    sums, counts = (
+        lax.reduce_window(z, 0.0, lax.add, *window) for z in (gate, jnp.ones_like(gate))
+    )
+    return sums / counts
+
+
 SOME = np.array([0, 1, 1, 1, 1, 1.0])
 GATED = {
     "concatenated": lambda g, u: jnp.concatenate([g[:, :2], g[:, 2:]], -1) * u,
@@ -470,6 +479,9 @@ GATED = {
     "chosen by data": lambda g, u: jnp.where(u > 0, g, 0) * u,
     "times masks": lambda g, u: g * SOME * u + g * (1 - SOME) * u,
     "einsum": lambda g, u: jnp.einsum("bi,bi->bi", g, u),
+    "shifted and back": lambda g, u: ((g - 1.0) + 1.0) * u,
+    "averages of windows": lambda g, u: pooled(g) * u,
+    "averages so far": lambda g, u: jnp.cumsum(g, -1) / np.arange(1.0, D + 1) * u,
 }
 
 
