@@ -1,9 +1,11 @@
 """The public names: listed, documented, with doctests, on public JAX only."""
 
+import dataclasses
 import doctest
 import importlib.metadata
 import inspect
 import pathlib
+import re
 
 import jax
 import pytest
@@ -43,13 +45,64 @@ def test_each_name_has_a_doctest(name):
     assert any(test.examples for test in found)
 
 
-@pytest.mark.parametrize("name", pathsgd.__all__)
-def test_each_argument_is_documented(name):
+FUNCTIONS = [name for name in pathsgd.__all__ if name.islower()]
+
+CLASSES = [name for name in pathsgd.__all__ if not name.islower()]
+
+METHODS = {
+    "check": pathsgd.PathNetwork.check,
+    "path_norm": pathsgd.PathNetwork.path_norm,
+    "scaling": pathsgd.PathNetwork.scaling,
+    "labels": pathsgd.PathNetwork.labels,
+    "summary": pathsgd.TracedNetwork.summary,
+    "labels of all": pathsgd.TracedNetwork.labels,
+}
+
+
+def described(value, section):
+    """The descriptions in a section of the docstring, by what they are of."""
+    _, found, rest = inspect.getdoc(value).partition(f"{section}:\n")
+    entries, _, _ = rest.partition("\n\n")
+    parts = (
+        re.split(r"^  (\*{0,2}\w+): ", entries, flags=re.MULTILINE)[1:] if found else []
+    )
+    names, texts = parts[::2], parts[1::2]
+    return {
+        name.lstrip("*"): " ".join(text.split())
+        for name, text in zip(names, texts, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    "function",
+    [*(getattr(pathsgd, name) for name in FUNCTIONS), *METHODS.values()],
+    ids=[*FUNCTIONS, *METHODS],
+)
+def test_each_argument_is_documented_in_its_place(function):
+    arguments = [x for x in inspect.signature(function).parameters if x != "self"]
+    assert [*described(function, "Args")] == arguments
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_each_field_is_documented_in_its_place(name):
     value = getattr(pathsgd, name)
-    if not inspect.isfunction(value):
-        pytest.skip("not a function")
-    _, _, arguments = inspect.getdoc(value).partition("Args:")
-    assert all(f"{name}: " in arguments for name in inspect.signature(value).parameters)
+    if value is pathsgd.PathNetwork:
+        fields = ["treedef", "parameters", "constants"]
+    elif dataclasses.is_dataclass(value):
+        fields = [field.name for field in dataclasses.fields(value)]
+    else:
+        fields = [*value._fields]
+    assert [*described(value, "Attributes")] == fields
+
+
+def test_the_optimizers_share_the_words_for_what_they_share():
+    aliases = (pathsgd.path_adagrad, pathsgd.path_adam, pathsgd.path_rmsprop)
+    first, *others = (described(alias, "Args") for alias in aliases)
+    optional = inspect.signature(pathsgd.path_adagrad).parameters.values()
+    keywords = [x.name for x in optional if x.kind is x.KEYWORD_ONLY]
+    assert len(keywords) == 7
+    for name in ("learning_rate", "network", "p", *keywords):
+        assert all(other[name] == first[name] for other in others)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)

@@ -35,17 +35,19 @@ def path_norm(
 
     Args:
       network: the network that ``params`` are the weights of.
-      params: its parameter tree.
-      p: order of the norm, in [1, inf]; a Python number.
-      constants: what a network traced with constants needs besides.
+      params: its parameters, a tree of floating arrays.
+      p: order of the norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
+      constants: the present constants of a network that was traced with some, a tree
+        of arrays like those; None for none.
 
     Returns:
       Scalar of dtype float32, or float64 if a parameter is. Where the norm is beyond
       that dtype, inf or 0: see :func:`log_path_norm`.
 
     Raises:
-      ValueError: if ``p`` is below 1, or ``params`` or ``constants`` are not the
-        network's.
+      ValueError: if ``p`` is out of its range, or ``params`` or ``constants`` are not
+        the network's.
 
     Example:
       >>> import jax.numpy as jnp
@@ -74,16 +76,19 @@ def log_path_norm(
 
     Args:
       network: the network that ``params`` are the weights of.
-      params: its parameter tree.
-      p: order of the norm, in [1, inf]; a Python number.
-      constants: what a network traced with constants needs besides.
+      params: its parameters, a tree of floating arrays.
+      p: order of the norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
+      constants: the present constants of a network that was traced with some, a tree
+        of arrays like those; None for none.
 
     Returns:
       Scalar of dtype float32, or float64 if a parameter is; -inf where no path runs
       from an input to an output. Differentiable in ``params`` elsewhere.
 
     Raises:
-      ValueError: if ``p`` is below 1, or ``params`` are not the network's.
+      ValueError: if ``p`` is out of its range, or ``params`` or ``constants`` are not
+        the network's.
 
     Example:
       >>> import jax.numpy as jnp
@@ -115,9 +120,11 @@ def path_scaling(
 
     Args:
       network: the network that ``params`` are the weights of.
-      params: its parameter tree.
-      p: order of the norm, in [1, inf]; a Python number.
-      constants: what a network traced with constants needs besides.
+      params: its parameters, a tree of floating arrays.
+      p: order of the norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
+      constants: the present constants of a network that was traced with some, a tree
+        of arrays like those; None for none.
 
     Returns:
       Tree like ``params``, of dtype float32, or float64 if a parameter is; 0 for a
@@ -125,8 +132,8 @@ def path_scaling(
       these dtypes, which gives inf or 0; :func:`scale_by_path_norm` never forms it.
 
     Raises:
-      ValueError: if ``p`` is below 1, or ``params`` or ``constants`` are not the
-        network's.
+      ValueError: if ``p`` is out of its range, or ``params`` or ``constants`` are not
+        the network's.
 
     Example:
       >>> import jax.numpy as jnp
@@ -164,7 +171,7 @@ def group_norm(
 
     Args:
       network: the network that ``params`` are the weights of.
-      params: its parameter tree.
+      params: its parameters, a tree of floating arrays.
       p: order of the norm within a unit, in [1, inf]; a Python number.
       q: order of the norm across units, in [1, inf]; a Python number.
 
@@ -202,7 +209,7 @@ def max_norm(network: LayeredNetwork, params: Params, p: float = 2) -> jax.Array
 
     Args:
       network: the network that ``params`` are the weights of.
-      params: its parameter tree.
+      params: its parameters, a tree of floating arrays.
       p: order of the norm, in [1, inf]; a Python number.
 
     Returns:

@@ -53,7 +53,7 @@ def rescale(
 
     Args:
       network: the network that ``params`` are the weights of.
-      params: its parameter tree.
+      params: its parameters, a tree of floating arrays.
       layer: the hidden layer, from 0 for the first.
       unit: the unit in that layer, or an integer array of units, shape ``(n,)``.
       c: the positive number to rescale by, or one for each unit, shape ``(n,)``. The
@@ -108,7 +108,7 @@ def unbalance(
 
     Args:
       network: the network that ``params`` are the weights of.
-      params: its parameter tree.
+      params: its parameters, a tree of floating arrays.
       key: a key made by `jax.random.key`.
       count: N, how many times a unit is picked.
       scale: s, what the log-normal factor is multiplied by.
@@ -174,7 +174,7 @@ def balance(network: LayeredNetwork, params: Params, p: float = 2) -> Params:
 
     Args:
       network: the network that ``params`` are the weights of.
-      params: its parameter tree.
+      params: its parameters, a tree of floating arrays.
       p: order of the norm, in [1, inf]; a Python number.
 
     Returns:

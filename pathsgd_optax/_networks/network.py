@@ -83,8 +83,14 @@ def resolved(unit: jax.Array, norm: Scaled) -> jax.Array:
 class Parameter(NamedTuple):
     """How one leaf of the parameter tree takes part in the network's paths.
 
-    Its paths end at the network's outputs, or, in a network with gates, at a
-    normalisation ("norm") or where they steer a gate ("gate").
+    Attributes:
+      path: its key path, as `jax.tree_util.keystr` writes it.
+      shape: its shape.
+      role: ``"weight"`` of a contraction or a look-up, ``"bias"``, ``"scale"``,
+        ``"gate"``, or several, as in ``"bias/scale"``; ``"no path"`` if there is none.
+      uses: at how many places it is used; 0 on no path.
+      end: where its paths end: ``"output"``; in a network with gates also ``"norm"``,
+        or both, or ``"gate"``, for what only steers one.
 
     Example:
       >>> import jax
@@ -105,7 +111,15 @@ class Parameter(NamedTuple):
 class PathNetwork(Protocol):
     """The paths of a network, found once, from shapes alone; immutable and hashable.
 
-    Transformations and path measures know a network by these members only.
+    Transformations and path measures know a network by these members only. To measure
+    one, call :func:`path_norm` and :func:`path_scaling`: its own methods return
+    mantissas and exponents, for p-th powers that are beyond a float.
+
+    Attributes:
+      treedef: the structure of the parameters.
+      parameters: a :class:`Parameter` for each leaf, in the order of `jax.tree.leaves`.
+      constants: a tree of the shapes and dtypes of what it needs besides parameters;
+        None for nothing.
 
     Example:
       >>> import jax
@@ -129,10 +143,22 @@ class PathNetwork(Protocol):
         """The shapes of what it needs besides parameters; None for nothing."""
 
     def check(self, params: Params, constants: Any = None) -> None:
-        """Raises a ValueError where ``params`` or ``constants`` are not its own."""
+        """Raises a ValueError where ``params`` or ``constants`` are not its own.
+
+        Args:
+          params: a tree with the structure, the key paths and the shapes of the
+            network's parameters, of floating arrays.
+          constants: a tree of arrays with the shapes of the network's constants.
+        """
 
     def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
-        """phi_p, a scalar."""
+        """phi_p, as a mantissa and an exponent of 2, scalars.
+
+        Args:
+          params: the parameters.
+          p: order of the norm, a checked one.
+          constants: the present constants.
+        """
 
     def scaling(
         self,
@@ -142,14 +168,22 @@ class PathNetwork(Protocol):
         constants: Any = None,
         unit: jax.Array | int = 0,
     ) -> Scaling:
-        """phi_p, and sqrt(gamma_p) / 2**unit of the leaves.
+        """phi_p, and factors of sqrt(gamma_p) / 2**unit of the leaves.
 
-        With damping, every unit has paths that end in it: their norm is this number,
-        whatever the norm of what enters the unit.
+        Args:
+          params: the parameters.
+          p: order of the norm, a checked one.
+          damping: tau; see :func:`scale_by_path_norm`.
+          constants: the present constants.
+          unit: the exponent of the power of two to divide by.
         """
 
     def labels(self, params: Params | None = None) -> Params:
-        """The label of each parameter, ``"path"`` or ``"no path"``."""
+        """The label of each parameter, ``"path"`` or ``"no path"``.
+
+        Args:
+          params: the same parameters in another tree; None for the network's own.
+        """
 
 
 class Described:
@@ -169,8 +203,29 @@ class Described:
     ) -> str:
         """A table of the parameters: path, shape, role, uses; with gates, their ends.
 
-        With ``params``, also the share of the path mass that runs through each: what
-        would be gone if it were 0, which is at most all, however often it is used.
+        Args:
+          params: the parameters, for another column: the share of the path mass,
+            phi_p**p, that runs through each. It is what would be gone if the parameter
+            were 0, so at most all, however often it is used. None for no such column.
+          p: order of the norm, at least 1; a Python number.
+          constants: what a network that was traced with constants needs besides, now.
+
+        Returns:
+          The table, a line for each parameter below one of headings.
+
+        Raises:
+          ValueError: if ``p`` is below 1, or ``params`` or ``constants`` are not the
+            network's.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> import pathsgd_optax as pathsgd
+          >>> params = {"Dense_0": {"bias": jnp.array([1.0]),
+          ...                       "kernel": jnp.array([[3.0]])}}
+          >>> print(pathsgd.layered_network(params).summary(params, p=1))
+          parameter              shape   role    uses  share
+          ['Dense_0']['bias']    (1,)    bias    1     25.0%
+          ['Dense_0']['kernel']  (1, 1)  weight  1     75.0%
         """
         rows: list[tuple[str, ...]] = [("parameter", "shape", "role", "uses")]
         rows += [(x.path, str(x.shape), x.role, str(x.uses)) for x in self.parameters]
@@ -192,8 +247,16 @@ class Described:
     def labels(self: PathNetwork, params: Params | None = None) -> Params:
         """The label of each parameter, ``"path"`` or ``"no path"``.
 
-        As a tree like the network's parameters, or like ``params``, which are the same
-        ones: ``optax.partition(transforms, network.labels)``.
+        Args:
+          params: the network's parameters in another tree, whose leaves have the same
+            key paths, or with leaves that Optax has masked; None for the network's own.
+
+        Returns:
+          A tree of strings like ``params``, for ``optax.partition(transforms,
+          network.labels)``.
+
+        Raises:
+          ValueError: if ``params`` are not the network's.
         """
         labels = [NO_PATH if p.role == NO_PATH else "path" for p in self.parameters]
         if params is None:

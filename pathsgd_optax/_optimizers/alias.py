@@ -42,7 +42,8 @@ def path_sgd(
         for plain stacks of dense layers with ReLU between them: parameters don't show a
         residual connection, tanh, or LayerNorm, nor that they are a part of a model's,
         as those of ``nnx.Optimizer(model, tx, wrt=head)``, which needs a network.
-      p: order of the path norm, in [1, inf]; a Python number.
+      p: order of the path norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
       momentum: decay of the trace of past updates, or None for no momentum.
       nesterov: whether to use Nesterov's momentum.
       weight_decay: decoupled weight decay: what is added to each update is this
@@ -131,7 +132,8 @@ def path_adagrad(
       learning_rate: a fixed number, or an Optax schedule.
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
-      p: order of the path norm, in [1, inf]; a Python number.
+      p: order of the path norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
       initial_accumulator_value: :math:`s_0`.
       eps: a small number, added to the sum of squares.
       weight_decay: decoupled weight decay, a number or a schedule; None for none.
@@ -208,7 +210,8 @@ def path_rmsprop(
       learning_rate: a fixed number, or an Optax schedule.
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
-      p: order of the path norm, in [1, inf]; a Python number.
+      p: order of the path norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
       decay: :math:`\beta`, of the mean of squares.
       eps: a small number, added to the mean of squares.
       momentum: decay of the trace of past updates, or None for no momentum.
@@ -292,7 +295,8 @@ def path_adam(
       learning_rate: a fixed number, or an Optax schedule.
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
-      p: order of the path norm, in [1, inf]; a Python number.
+      p: order of the path norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
       b1: decay of the mean of gradients.
       b2: decay of the mean of their squares.
       eps: a small number, added to the root of that mean, which has no scale.

@@ -53,7 +53,8 @@ def clip_by_path_metric(
       max_norm: c, the largest norm, at least 0; a number or a scalar array.
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
-      p: order of the path norm, in [1, inf]; a Python number.
+      p: order of the path norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
       damping: tau, that of the optimizer; see :func:`scale_by_path_norm`.
 
     Returns:
@@ -120,7 +121,8 @@ def add_path_norm_penalty(
         scalar array.
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
-      p: order of the path norm, in [1, inf]; a Python number.
+      p: order of the path norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
 
     Returns:
       The transformation; its update needs ``params``, and ``constants`` if the network

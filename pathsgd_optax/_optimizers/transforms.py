@@ -71,7 +71,8 @@ def scale_by_path_norm(
     Args:
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
-      p: order of the path norm, in [1, inf]; a Python number.
+      p: order of the path norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
       exponent: a, the power of the scaling to divide by; 1 is Path-SGD.
       damping: tau, at least 0, a number without scale, or a scalar array; 0 is the
         paper's. Where layers start at zero or small, 0.1 to 0.3 keeps Path-SGD with
@@ -178,7 +179,8 @@ def precondition_by_path_norm(
         in float32 or wider, as its state is then: in float16, Adam's epsilon is 0.
       network: the network that the parameters are the weights of, or None for a fully
         connected one, which :func:`layered_network` reads off the parameters.
-      p: order of the path norm, in [1, inf]; a Python number.
+      p: order of the path norm, in [1, inf], or up to 32 in a traced network (256 in
+        float64); a Python number.
       damping: tau, at least 0; see :func:`scale_by_path_norm`.
       relative_to_start: whether path scalings are relative to the path norm of the
         first update; see :func:`scale_by_path_norm`.

@@ -44,6 +44,11 @@ class LayeredNetwork(Described):
     Made by `layered_network` and read by the measures and transformations; immutable,
     hashable and without arrays.
 
+    Attributes:
+      treedef: the structure of the parameters.
+      segments: the layers in the order of application, equal ones together.
+      constants: None: it needs nothing besides parameters.
+
     Example:
       >>> import jax
       >>> import pathsgd_optax as pathsgd
@@ -86,7 +91,7 @@ class LayeredNetwork(Described):
             )
 
     def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
-        """phi_p, a scalar."""
+        """phi_p, as a mantissa and an exponent of 2, scalars."""
         del constants
         return passes.total(self.path_norms(params, p)[-1], p)
 
@@ -103,7 +108,7 @@ class LayeredNetwork(Described):
         constants: Any = None,
         unit: jax.Array | int = 0,
     ) -> Scaling:
-        """phi_p, and sqrt(gamma_p) / 2**unit of the leaves, damped."""
+        """phi_p, and factors of sqrt(gamma_p) / 2**unit of the leaves, damped."""
         del constants
         leaves = jax.tree.leaves(params)
         tau = None if is_zero(damping) else jnp.asarray(damping, path_dtype(*leaves))

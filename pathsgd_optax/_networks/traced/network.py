@@ -51,6 +51,17 @@ class TracedNetwork(Described):
     and equal to itself only. It holds the function's jaxpr and the arrays that the
     function has closed over, but no parameters.
 
+    Attributes:
+      jaxpr: the function's program, for one example.
+      treedef: the structure of the parameters.
+      constants: the shapes and dtypes of its constants, a tree; None for none.
+      inputs: the shapes and dtypes of the leaves of ``x``.
+      parameters: a :class:`Parameter` for each leaf.
+      custom: the rules of :func:`register_path_rule` that it was traced with.
+      gates: whether normalisations end its paths, and gates multiply them.
+      present: a function that returns what a model with variables of its own, as
+        :func:`trace_nnx` takes, has now; None for other networks.
+
     Example:
       >>> import jax.numpy as jnp
       >>> import pathsgd_optax as pathsgd
@@ -69,7 +80,6 @@ class TracedNetwork(Described):
     custom: Mapping[str, Rule]
     gates: bool = False
     present: Callable[[], Any] | None = None
-    """The arrays that a model with variables of its own has now."""
 
     def __repr__(self) -> str:
         return f"<TracedNetwork of {len(self.parameters)} parameters; see summary()>"
@@ -83,7 +93,7 @@ class TracedNetwork(Described):
         check_constants(constants, self.constants)
 
     def path_norm(self, params: Params, p: float, constants: Any = None) -> Scaled:
-        """phi_p, a scalar."""
+        """phi_p, as a mantissa and an exponent of 2, scalars."""
         norm = functools.partial(_path_norm, network=self, p=p)
         return partitioned(norm, self._leaves(params), constants)
 
@@ -95,7 +105,7 @@ class TracedNetwork(Described):
         constants: Any = None,
         unit: jax.Array | int = 0,
     ) -> Scaling:
-        """phi_p, and sqrt(gamma_p) / 2**unit of the leaves, damped."""
+        """phi_p, and factors of sqrt(gamma_p) / 2**unit of the leaves, damped."""
         leaves = self._leaves(params)
         tau = None if is_zero(damping) else jnp.asarray(damping, path_dtype(*leaves))
         return partitioned(
