@@ -52,6 +52,7 @@ from pathsgd_optax._optimizers.transforms import (
     precondition_by_path_norm as precondition_by_path_norm,
     scale_by_path_norm as scale_by_path_norm,
 )
+from pathsgd_optax._plots.paths import plot_paths as plot_paths
 
 
 __version__ = "0.1.0"
@@ -77,6 +78,7 @@ __all__ = [
     "path_rmsprop",
     "path_scaling",
     "path_sgd",
+    "plot_paths",
     "precondition_by_path_norm",
     "register_path_rule",
     "rescale",

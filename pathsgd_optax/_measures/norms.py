@@ -12,6 +12,7 @@ from pathsgd_optax._networks.network import (
     Factors,
     PathNetwork,
     check_network,
+    compiled_path_norm,
     passing_on,
     root,
 )
@@ -239,14 +240,7 @@ def _checked_path_norm(
 ) -> Scaled:
     check_network(network)
     network.check(params, constants)
-    return _path_norm(network, params, check_norm_order(p), constants)
-
-
-@functools.partial(jax.jit, static_argnames=("network", "p"))
-def _path_norm(
-    network: PathNetwork, params: Params, p: float, constants: Any
-) -> Scaled:
-    return network.path_norm(params, p, constants)
+    return compiled_path_norm(network, params, check_norm_order(p), constants)
 
 
 # Jitted for each shape, not for the whole tree, so that a network of many equal layers

@@ -91,6 +91,8 @@ class Parameter(NamedTuple):
       uses: at how many places it is used; 0 on no path.
       end: where its paths end: ``"output"``; in a network with gates also ``"norm"``,
         or both, or ``"gate"``, for what only steers one.
+      order: grows in the direction of the paths: parameters are numbered as they are
+        first used.
 
     Example:
       >>> import jax
@@ -105,6 +107,7 @@ class Parameter(NamedTuple):
     role: str
     uses: int
     end: str = "output"
+    order: int = 0
 
 
 @runtime_checkable
@@ -401,11 +404,10 @@ def path_shares(
     network.check(params, constants)
     if _has_ends(network):
         return _shares_of_ends(network, params, p, constants)
-    measure = jax.jit(lambda params: network.path_norm(params, p, constants))
-    phi = measure(params)
+    phi = compiled_path_norm(network, params, p, constants)
 
     def share(name: str) -> jax.Array:
-        rest = measure(_without(name, params))
+        rest = compiled_path_norm(network, _without(name, params), p, constants)
         ratio = rest.mantissa * reciprocal(phi.mantissa)
         left = scale_by_power_of_two(ratio, rest.exponent - phi.exponent) ** p
         return jnp.where(phi.mantissa == 0, 0, jnp.clip(1 - left, 0, 1))
@@ -414,6 +416,14 @@ def path_shares(
         jnp.zeros(()) if parameter.role == NO_PATH else share(parameter.path)
         for parameter in network.parameters
     ]
+
+
+@functools.partial(jax.jit, static_argnames=("network", "p"))
+def compiled_path_norm(
+    network: PathNetwork, params: Params, p: float, constants: Any
+) -> Scaled:
+    """phi_p, by a program that is compiled once."""
+    return network.path_norm(params, p, constants)
 
 
 def _has_ends(network: PathNetwork) -> bool:
@@ -425,17 +435,22 @@ def _shares_of_ends(
     network: PathNetwork, params: Params, p: float, constants: Any
 ) -> list[jax.Array]:
     """The part that runs through each of the leaves, with the units of ends as now."""
+    unit = jnp.int32(UNIT_OF_NORM)
+    norm, roots = network.scaling(params, p, constants=constants, unit=unit)
+    phi = scale_by_power_of_two(norm.mantissa, norm.exponent - resolved(unit, norm))
+    terms = zip(leaves_of(network, params), roots, strict=True)
+    return [
+        _share_of_end(leaf, factors, phi, p) if factors else jnp.zeros(())
+        for leaf, factors in terms
+    ]
 
-    @jax.jit
-    def shares(params: Params) -> list[jax.Array]:
-        unit = jnp.int32(UNIT_OF_NORM)
-        norm, roots = network.scaling(params, p, constants=constants, unit=unit)
-        own = resolved(unit, norm)
-        phi = scale_by_power_of_two(norm.mantissa, norm.exponent - own)
-        terms = zip(leaves_of(network, params), roots, strict=True)
-        return [jnp.sum((jnp.abs(w) * root(f) / phi) ** p) for w, f in terms]
 
-    return [jnp.clip(share, 0, 1) for share in shares(params)]
+@functools.partial(jax.jit, static_argnames="p")
+def _share_of_end(
+    leaf: jax.Array, factors: Factors, phi: jax.Array, p: float
+) -> jax.Array:
+    magnitude = jnp.abs(leaf).astype(phi.dtype)
+    return jnp.clip(jnp.sum((magnitude * root(factors) / phi) ** p), 0, 1)
 
 
 def _without(name: str, params: Params) -> Params:

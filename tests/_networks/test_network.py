@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 import pathsgd_optax as pathsgd
@@ -30,6 +31,34 @@ def test_parameters_are_in_the_order_of_the_leaves():
         (jax.tree_util.keystr(path), leaf.shape) for path, leaf in leaves
     ]
     assert all(isinstance(entry, pathsgd.Parameter) for entry in parameters)
+
+
+def test_the_order_is_that_in_which_paths_meet_the_parameters():
+    layered = pathsgd.layered_network(networks.dense_tree(tuple(range(2, 15))))
+    assert [p.path for p in sorted(layered.parameters, key=lambda p: p.order)] == [
+        f"['Dense_{k}']['{kind}']" for k in range(12) for kind in ("kernel", "bias")
+    ]
+    params = {name: jnp.ones((2, 2)) for name in "abcd"}
+    traced = pathsgd.trace_network(
+        lambda params, x: x @ params["d"] @ (params["b"] + params["c"]) @ params["b"],
+        params,
+        networks.spec(1, 2),
+    )
+    orders = {p.path[2]: p.order for p in traced.parameters}
+    assert orders["d"] < min(orders["b"], orders["c"]) < orders["a"]
+
+
+def test_shares_of_ends_are_those_of_any_dtype_and_of_unmasked_parameters():
+    def gated(params, x):
+        return x @ params["v"] * jax.nn.sigmoid(x @ params["w"])
+
+    params = {"unused": jnp.ones(3), "v": jnp.ones((2, 2)), "w": jnp.ones((2, 2))}
+    network = pathsgd.trace_network(gated, params, networks.spec(1, 2), gates=True)
+    halves = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    masked = params | {"unused": optax.MaskedNode()}
+    expected = network.summary(params)
+    assert "50.0%" in expected
+    assert network.summary(halves) == network.summary(masked) == expected
 
 
 def test_networks_of_equal_trees_are_equal_and_of_others_not():

@@ -64,13 +64,17 @@ class LayeredNetwork(Described):
 
     @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The path, shape, role and uses of each parameter."""
-        layers = dict.fromkeys(self._layers)
-        roles = [("weight", layer.kernel) for layer in layers]
-        roles += [("bias", layer.bias) for layer in layers if layer.bias]
+        """The path, shape, role, uses and order of each parameter."""
+        found = [
+            entry
+            for layer in dict.fromkeys(self._layers)
+            for entry in zip(("weight", "bias"), layer.leaves, strict=False)
+        ]
         return tuple(
-            Parameter(leaf.name, leaf.shape, role, uses=1)
-            for role, leaf in sorted(roles, key=lambda entry: entry[1].place)
+            Parameter(leaf.name, leaf.shape, role, uses=1, order=order)
+            for order, (role, leaf) in sorted(
+                enumerate(found), key=lambda entry: entry[1][1].place
+            )
         )
 
     @functools.cached_property

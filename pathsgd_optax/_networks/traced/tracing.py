@@ -177,6 +177,7 @@ def trace_network(
 
 def _parameters(params: Params, uses: Uses) -> tuple[Parameter, ...]:
     """What the network knows of each leaf."""
+    order = {leaf: k for k, leaf in enumerate(uses.times)}
     return tuple(
         Parameter(
             leaf_name(path),
@@ -184,6 +185,7 @@ def _parameters(params: Params, uses: Uses) -> tuple[Parameter, ...]:
             "/".join(sorted(uses.roles[k])) if uses.ends[k] else NO_PATH,
             uses.times[k] if uses.ends[k] else 0,
             _end(uses.ends[k]) if uses.ends[k] else OUTPUT,
+            order.get(k, len(order)),
         )
         for k, (path, leaf) in enumerate(jax.tree_util.tree_leaves_with_path(params))
     )
