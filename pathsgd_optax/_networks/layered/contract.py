@@ -1,9 +1,11 @@
 """Sums over all weights of a layer, where the time is spent.
 
-A layer's path norms take one reading of its kernel. XLA fuses a sum of squares into
-that reading on any device. On a CPU it writes out an operand that a norm needs twice,
-for the peak and for the sum, and its reductions of rows are slower than the memory:
-there, a few units are combined first, and both directions share one reading.
+A layer's path norms take one reading of its kernel for the peak and one for the sum,
+which XLA fuses into its reductions on any accelerator. On a CPU it would write out the
+operand of both, and its reductions of rows are slower than the memory: there, squares
+are added without a peak, a few units are combined first, and both directions share one
+reading. Only where that leaves the range it is done again, with peaks; an accelerator
+would wait for the host to decide on that, for longer than the readings take.
 """
 
 import functools
@@ -50,9 +52,7 @@ def contract(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     """
     if p not in ORDERS or kernel.size < LARGE:
         return _norm(kernel, x, p, axis)
-    folded = _folded_mass if axis == 0 else _mass
-    mass = on_cpu(folded, _mass, p=p, axis=axis)(kernel, LIFT * x)
-    return _root(mass, kernel, x, p, axis)
+    return on_cpu(_quick_norm, _plain_norm, p=p, axis=axis)(kernel, x)
 
 
 def contract_both(
@@ -61,9 +61,7 @@ def contract_both(
     """`contract` of ``sources`` along axis 0, and of ``targets`` along axis 1."""
     if p not in ORDERS or kernel.size < LARGE or _fold(TILE, *kernel.shape) < FEWEST:
         return contract(kernel, sources, p, 0), contract(kernel, targets, p, 1)
-    both = on_cpu(called(_both_tiled, p=p), functools.partial(_both, p=p))
-    forward, backward = both(kernel, LIFT * sources, LIFT * targets)
-    return _root(forward, kernel, sources, p, 0), _root(backward, kernel, targets, p, 1)
+    return on_cpu(_quick_norms, _plain_norms, p=p)(kernel, sources, targets)
 
 
 def sum_of_squares(x: jax.Array) -> jax.Array:
@@ -109,6 +107,19 @@ def _total(x: jax.Array, axis: int) -> jax.Array:
 # Sums of powers, in one reading.
 
 
+def _quick_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
+    mass = _folded_mass if axis == 0 else _mass
+    return _root(mass(kernel, LIFT * x, p, axis), kernel, x, p, axis)
+
+
+def _quick_norms(
+    kernel: jax.Array, sources: jax.Array, targets: jax.Array, p: float
+) -> tuple[jax.Array, jax.Array]:
+    both = called(_both_tiled, p=p)
+    forward, backward = both(kernel, LIFT * sources, LIFT * targets)
+    return _root(forward, kernel, sources, p, 0), _root(backward, kernel, targets, p, 1)
+
+
 def _mass(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     return jnp.sum(_power(_edges(kernel, x, axis), p), axis)
 
@@ -145,12 +156,6 @@ def _root(
     )
 
 
-def _both(
-    kernel: jax.Array, sources: jax.Array, targets: jax.Array, p: float
-) -> tuple[jax.Array, jax.Array]:
-    return _mass(kernel, sources, p, 0), _mass(kernel, targets, p, 1)
-
-
 def _both_tiled(
     kernel: jax.Array, sources: jax.Array, targets: jax.Array, p: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -182,6 +187,12 @@ def _norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:
     if math.isinf(p) or kernel.size < LARGE:
         return _plain_norm(kernel, x, p, axis)
     return on_cpu(_folded_norm, _plain_norm, p=p, axis=axis)(kernel, x)
+
+
+def _plain_norms(
+    kernel: jax.Array, sources: jax.Array, targets: jax.Array, p: float
+) -> tuple[jax.Array, jax.Array]:
+    return _plain_norm(kernel, sources, p, 0), _plain_norm(kernel, targets, p, 1)
 
 
 def _plain_norm(kernel: jax.Array, x: jax.Array, p: float, axis: int) -> jax.Array:

@@ -1,5 +1,9 @@
 """Sums over large arrays, which are split into parts on a CPU, against NumPy."""
 
+import functools
+
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,6 +42,30 @@ def test_a_norm_out_of_the_range_of_its_power_is_found_all_the_same(p, axis):
     x = np.abs(_random(kernel.shape[axis]))
     norms = _contract.contract(jnp.asarray(kernel), jnp.asarray(x), float(p), axis)
     np.testing.assert_allclose(norms, _norm(kernel, x, p, axis), rtol=1e-5)
+
+
+@pytest.mark.parametrize("p", [1, 2])
+def test_accelerators_find_the_same_norms_without_a_condition(p, monkeypatch):
+    kernel, x = jnp.asarray(_random(1024, 1100)), jnp.abs(_random(1024))
+    expected = (
+        jax.make_jaxpr(_both, static_argnums=2)(kernel, x, p),
+        _both(kernel, x, p),
+    )
+    monkeypatch.setattr(_contract, "on_cpu", _elsewhere)
+    program = jax.make_jaxpr(_both, static_argnums=2)(kernel, x, p)
+    assert "cond[" in str(expected[0])
+    assert "cond[" not in str(program)
+    chex.assert_trees_all_close(_both(kernel, x, p), expected[1], rtol=1e-5)
+
+
+def _both(kernel, x, p):
+    targets = jnp.ones(kernel.shape[1])
+    one = _contract.contract(kernel, x, float(p), 0)
+    return one, _contract.contract_both(kernel, x, targets, float(p))
+
+
+def _elsewhere(special, general, **options):
+    return functools.partial(general, **options)
 
 
 @pytest.mark.parametrize(
