@@ -47,25 +47,20 @@ def test_a_norm_out_of_the_range_of_its_power_is_found_all_the_same(p, axis):
 @pytest.mark.parametrize("p", [1, 2])
 def test_accelerators_find_the_same_norms_without_a_condition(p, monkeypatch):
     kernel, x = jnp.asarray(_random(1024, 1100)), jnp.abs(_random(1024))
-    expected = (
-        jax.make_jaxpr(_both, static_argnums=2)(kernel, x, p),
-        _both(kernel, x, p),
-    )
-    monkeypatch.setattr(_contract, "on_cpu", _elsewhere)
-    program = jax.make_jaxpr(_both, static_argnums=2)(kernel, x, p)
-    assert "cond[" in str(expected[0])
-    assert "cond[" not in str(program)
-    chex.assert_trees_all_close(_both(kernel, x, p), expected[1], rtol=1e-5)
 
+    def norms(kernel, x):
+        ones = jnp.ones(kernel.shape[1])
+        one = _contract.contract(kernel, x, float(p), 0)
+        return one, _contract.contract_both(kernel, x, ones, float(p))
 
-def _both(kernel, x, p):
-    targets = jnp.ones(kernel.shape[1])
-    one = _contract.contract(kernel, x, float(p), 0)
-    return one, _contract.contract_both(kernel, x, targets, float(p))
+    def general(special, general, **options):
+        return functools.partial(general, **options)
 
-
-def _elsewhere(special, general, **options):
-    return functools.partial(general, **options)
+    expected = norms(kernel, x)
+    assert "cond[" in str(jax.make_jaxpr(lambda *args: norms(*args))(kernel, x))
+    monkeypatch.setattr(_contract, "on_cpu", general)
+    assert "cond[" not in str(jax.make_jaxpr(lambda *args: norms(*args))(kernel, x))
+    chex.assert_trees_all_close(norms(kernel, x), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
