@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from pathsgd_optax._networks.network import (
-    Described,
     Parameter,
     PathNetwork,
     Scaling,
@@ -18,6 +17,7 @@ from pathsgd_optax._networks.network import (
     is_masked,
     leaf_name,
 )
+from pathsgd_optax._networks.summaries import Described
 from pathsgd_optax._networks.traced.network import TracedNetwork
 from pathsgd_optax._numerics.scaled import Scaled
 from pathsgd_optax._vocabulary import Params, Scalar

@@ -14,9 +14,9 @@ from pathsgd_optax._networks.network import (
     Factors,
     Parameter,
     PathNetwork,
-    path_shares,
     resolved,
 )
+from pathsgd_optax._networks.summaries import path_shares
 from pathsgd_optax._vocabulary import Params
 
 

@@ -16,7 +16,6 @@ from pathsgd_optax._networks.layered.order import in_order
 from pathsgd_optax._networks.layered.segments import Segment, Weights, segments
 from pathsgd_optax._networks.layered.stack import ApplyFn, check_stack
 from pathsgd_optax._networks.network import (
-    Described,
     Factors,
     Parameter,
     PathNetwork,
@@ -25,6 +24,7 @@ from pathsgd_optax._networks.network import (
     check_whole,
     like_parameters,
 )
+from pathsgd_optax._networks.summaries import Described
 from pathsgd_optax._numerics.meshes import partitioned
 from pathsgd_optax._numerics.scaled import Scaled
 from pathsgd_optax._vocabulary import (

@@ -13,7 +13,6 @@ from jax.extend.core import ClosedJaxpr
 
 from pathsgd_optax._networks.network import (
     NO_PATH,
-    Described,
     Parameter,
     Scaling,
     check_leaves,
@@ -22,6 +21,7 @@ from pathsgd_optax._networks.network import (
     like_parameters,
     resolved,
 )
+from pathsgd_optax._networks.summaries import Described
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.arguments import check_constants
 from pathsgd_optax._networks.traced.context import Context
