@@ -2,7 +2,6 @@
 
 import dataclasses
 import doctest
-import importlib.metadata
 import inspect
 import pathlib
 import re
@@ -110,10 +109,6 @@ def test_no_module_reaches_into_private_jax(source):
     text = source.read_text()
     assert "jax._src" not in text
     assert "optax._src" not in text
-
-
-def test_the_version_is_that_of_the_distribution():
-    assert pathsgd.__version__ == importlib.metadata.version("pathsgd-optax")
 
 
 def test_the_suite_runs_on_eight_devices():
