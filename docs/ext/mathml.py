@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from latex2mathml.converter import convert
@@ -12,25 +13,40 @@ FORMULA = re.compile(
 )
 
 WRITTEN_OTHERWISE = {
-    r"\sim": "\u223c",
+    r"\Big(": r"\left(",
+    r"\Big)": r"\right)",
+    r"\big(": r"\left(",
+    r"\big)": r"\right)",
     r"\operatorname*{arg\,min}": r"\mathrm{arg}\,\min",
+    r"\sim": "\u223c",
 }
-"""What `latex2mathml` doesn't know, as it does."""
+"""What `latex2mathml` doesn't know or show well, as it does."""
+
+SPACED_OTHERWISE = {
+    "<mi>\u223c</mi>": "<mo>\u223c</mo>",
+    '<mo stretchy="false">&#x0007C;</mo>': (
+        '<mo stretchy="false" lspace="0" rspace="0">&#x0007C;</mo>'
+    ),
+    "<mo>&#x02016;</mo>": '<mo stretchy="false" lspace="0" rspace="0">&#x02016;</mo>',
+}
+"""Relations with spaces, and bars without."""
 
 
 def mathml(latex: str, display: str) -> str:
     """The formula in MathML; ``display`` is block or inline."""
-    for unknown, known in WRITTEN_OTHERWISE.items():
-        latex = latex.replace(unknown, known)
-    return convert(latex, display=display)
+    latex = _replaced(latex, WRITTEN_OTHERWISE)
+    return _replaced(convert(latex, display=display), SPACED_OTHERWISE)
+
+
+def _replaced(text: str, replacements: Mapping[str, str]) -> str:
+    for old, new in replacements.items():
+        text = text.replace(old, new)
+    return text
 
 
 def _rendered(match: re.Match[str]) -> str:
-    block = match["open"] == r"\["
-    formula = mathml(html.unescape(match["latex"]), "block" if block else "inline")
-    # On a phone a wide formula scrolls, which keys must reach, too.
-    focus = ' tabindex="0"' if block else ""
-    return f'class="arithmatex"{focus}>{formula}</'
+    display = "block" if match["open"] == r"\[" else "inline"
+    return f'class="arithmatex">{mathml(html.unescape(match["latex"]), display)}</'
 
 
 def on_page_content(content: str, **kwargs: Any) -> str:
