@@ -84,6 +84,21 @@ class DampingRecord(NamedTuple):
     seconds: float
 
 
+class StartingPoint(NamedTuple):
+    """A short run of a dense network at one step size: objectives of minibatches."""
+
+    width: int
+    depth: int
+    initialisation: str
+    optimizer: str
+    learning_rate: float
+    seed: int
+    first_loss: float
+    largest_loss: float
+    last_loss: float
+    seconds: float
+
+
 class LanguageRecord(NamedTuple):
     """A short run of a language model: objectives, in nats a character.
 
@@ -125,6 +140,7 @@ Line = TypeVar(
     SizeRecord,
     ToyUpdate,
     DampingRecord,
+    StartingPoint,
     LanguageRecord,
     StepRecord,
     Run,
