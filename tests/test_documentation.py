@@ -99,6 +99,14 @@ def test_every_block_of_code_is_run(path):
     assert len(fences) == run + max(first.values(), default=0)
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs"])
+def test_links_within_the_repository_lead_somewhere(name):
+    path = ROOT / name
+    for page in sorted(path.rglob("*.md")) if path.is_dir() else [path]:
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), f"{page}: {link}"
+
+
 def test_what_is_printed_is_compared_with_what_is_shown():
     assert_same_output("loss 0.3001\n", "loss 0.3")
     for wrong in ("loss 0.4", "Loss 0.3", "loss 0.3 0.3"):
