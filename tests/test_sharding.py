@@ -1,6 +1,7 @@
 """Weights that are sharded over a mesh stay where they are."""
 
 import functools
+import importlib.util
 import math
 import re
 import runpy
@@ -145,10 +146,20 @@ def test_types_of_updates_and_state_on_explicit_axes(kind, specs):
     types = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(sharded)]
     for name, make in OPTIMIZERS.items():
         optimizer = make(network=network)
-        state = jax.eval_shape(optimizer.init, sharded)
+        with jax.set_mesh(_mesh(EXPLICIT)):  # for Optax's own states
+            state = jax.eval_shape(optimizer.init, sharded)
         updates, after = jax.eval_shape(optimizer.update, sharded, state, sharded)
         assert [x.sharding for x in jax.tree.leaves(updates)] == types, name
         assert state == after, name
+
+
+@pytest.mark.parametrize("kind", ["layered", "traced"])
+def test_a_held_scaling_keeps_its_type_where_no_mesh_is_set(kind):
+    params = _params(kind)
+    sharded = _put(params, EXPLICIT)
+    optimizer = OPTIMIZERS["scale"](network=_network(kind, params))
+    state = jax.eval_shape(optimizer.init, sharded)
+    assert jax.eval_shape(optimizer.update, sharded, state, sharded)[1] == state
 
 
 @pytest.mark.parametrize("kind", ["layered", "traced"])
@@ -172,6 +183,10 @@ def _three_at_once(network):
     )
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("jax.experimental.shard_alike") is None,
+    reason="XLA alone decides, since JAX 0.11.",
+)
 @pytest.mark.parametrize("kind", ["layered", "traced"])
 def test_updates_are_sharded_like_params_on_auto_axes(kind):
     """The biases' factors would be sharded like the rows of the kernels behind them."""

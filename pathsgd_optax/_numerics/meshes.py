@@ -66,13 +66,13 @@ def zeros(shapes: Any, like: Any) -> Any:
 
 
 def _zeros(x: jax.ShapeDtypeStruct, array: Any) -> jax.Array:
-    if array is not None and array.shape == x.shape:
-        return jnp.zeros_like(array, x.dtype)
     mesh: Any = _explicit_mesh(array)
-    if mesh and not _is_traced(array):
+    if mesh is None:
+        same = array is not None and array.shape == x.shape
+        return jnp.zeros_like(array if same else x, x.dtype)
+    if not _is_traced(array):
         mesh = array.sharding.mesh
-    sharding = _sharding(mesh, x, array) if mesh else None
-    return jnp.zeros(x.shape, x.dtype, device=sharding)
+    return jax.sharding.reshard(jnp.zeros(x.shape, x.dtype), _sharding(mesh, x, array))
 
 
 def _matched(function: Callable[[Any, Any], Any], tree: Any, like: Any) -> Any:
