@@ -41,6 +41,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder of the published files; without it Hugging Face downloads them",
     )
+    add("--points", type=positive, help="at most so many of its points")
     add(
         "--unverified",
         action="store_true",
@@ -75,9 +76,10 @@ def parse(
 
 def load(options: argparse.Namespace) -> datasets.Dataset:
     """The data set that was asked for."""
-    return datasets.load(
+    dataset = datasets.load(
         options.dataset, options.data_dir, verify=not options.unverified
     )
+    return datasets.first(dataset, options.points) if options.points else dataset
 
 
 def positive(text: str) -> int:

@@ -24,6 +24,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout": (0.0,),
     },
     "smoke": {
+        "points": 1000,
         "width": 2,
         "epochs": 2,
         "search_epochs": 1,

@@ -82,6 +82,19 @@ def load(name: str, data_dir: Path | None = None, verify: bool = True) -> Datase
     return dataset if verify else dataset._replace(name=f"{name} (unverified copy)")
 
 
+def first(dataset: Dataset, points: int) -> Dataset:
+    """At most so many of the training and of the test points, by a name that says it."""
+    if points >= len(dataset.train_labels):
+        return dataset
+    return dataset._replace(
+        name=f"{dataset.name}, {points} points",
+        train_images=dataset.train_images[:points],
+        train_labels=dataset.train_labels[:points],
+        test_images=dataset.test_images[:points],
+        test_labels=dataset.test_labels[:points],
+    )
+
+
 def hold_out(dataset: Dataset) -> Dataset:
     """Takes 10000 of the training points, chosen at random, as those to test on.
 

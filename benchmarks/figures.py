@@ -1,7 +1,8 @@
 """Figures, drawn from recorded results only."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from matplotlib.ticker import (
     PercentFormatter,
     ScalarFormatter,
 )
+from numpy.typing import NDArray
 
 from benchmarks import diagrams
 from benchmarks.optimizers import OPTIMIZERS
@@ -24,21 +26,32 @@ from benchmarks.results import Curve, Record, Series, SizeRecord, ToyUpdate, cur
 from benchmarks.stopping import Errors, Table, errors
 
 
-COLOURS = {
-    "sgd": "#0072B2",
-    "adagrad": "#E69F00",
-    "adam": "#009E73",
-    "path_sgd": "#D55E00",
-    "path_adagrad": "#882255",
-    "path_adam": "#000000",
-    "sgd_momentum": "#56B4E9",
-    "path_sgd_momentum": "#CC79A7",
+class Marked(NamedTuple):
+    """How a line through marked points is drawn."""
+
+    colour: str
+    marker: str
+    linestyle: str | tuple[float, tuple[float, ...]] = "-"
+
+
+LOOKS = {
+    "sgd": Marked("#0072B2", "o"),
+    "adagrad": Marked("#E69F00", "s"),
+    "adam": Marked("#009E73", "^"),
+    "path_sgd": Marked("#D55E00", "D"),
+    "path_adagrad": Marked("#882255", "v"),
+    "path_adam": Marked("#000000", "P"),
+    "sgd_momentum": Marked("#56B4E9", "X"),
+    "path_sgd_momentum": Marked("#CC79A7", "*"),
 }
-"""Those of Okabe and Ito, and one of Tol, which the colour-blind tell apart."""
+"""Colours of Okabe and Ito, and one of Tol, which the colour-blind tell apart."""
+
+MARKS = 7
+"""About so many points of a curve are marked."""
 
 
 class Style(NamedTuple):
-    """How a line is drawn."""
+    """How the lines from a kind of start are drawn."""
 
     linestyle: str | tuple[float, tuple[float, ...]]
     linewidth: float
@@ -50,14 +63,6 @@ STYLES = {
     "balanced": Style("-", linewidth=3.6, alpha=0.42),
     "unbalanced": Style((0, (3.5, 1.5)), linewidth=1.6, alpha=1.0),
 }
-
-
-class Marked(NamedTuple):
-    """How a line through marked points is drawn."""
-
-    colour: str
-    marker: str
-    linestyle: str | tuple[float, tuple[float, ...]] = "-"
 
 
 CRITERION_STYLES = {
@@ -88,8 +93,9 @@ TOY_CAPTION = (
 def draw_learning_curves(records: Iterable[Record], path: Path) -> None:
     """Draws the objective, the training error and the test error against the epoch.
 
-    There is one row of panels for each data set and probability of dropout. Of several
-    seeds it shows the median, on a light band from the least to the greatest.
+    There is one row of panels for each data set and probability of dropout, and what
+    its curves are of. Of several seeds they are the median, on a light band from the
+    least to the greatest.
 
     Args:
       records: the recorded epochs.
@@ -103,13 +109,51 @@ def learning_curves(records: Iterable[Record]) -> Figure:
     drawn = curves(records)
     rows = list(dict.fromkeys(series.task for series in drawn))
     layout = ConstrainedLayoutEngine(wspace=0.06, hspace=0.06)
-    figure = Figure(figsize=(11, 0.9 + 3.1 * len(rows)), layout=layout)
+    figure = Figure(figsize=(11, 0.9 + 3.3 * len(rows)), layout=layout)
     panels = figure.subplots(len(rows), len(QUANTITIES), squeeze=False)
     for task, axes in zip(rows, panels, strict=True):
-        _draw_row(axes, {s: curve for s, curve in drawn.items() if s.task == task})
-        axes[0].set_title(task, loc="left", fontweight="bold")
-    add_legend(figure, _colours(drawn))
+        row = {s: curve for s, curve in drawn.items() if s.task == task}
+        _draw_row(axes, row)
+        axes[0].set_title(task, loc="left", fontweight="bold", pad=18)
+        _add_caption(axes[0], caption(row))
+    add_legend(figure, _looks(drawn))
     return figure
+
+
+def caption(drawn: Mapping[Series, Curve]) -> str:
+    """How many seeds the curves of a row are of, and which step sizes they took."""
+    rates: dict[str, list[str]] = {}
+    for series, curve in drawn.items():
+        label = OPTIMIZERS[series.optimizer].label
+        rates.setdefault(label, []).append(f"{curve.learning_rate:g}")
+    sizes = ", ".join(
+        f"{label} {' / '.join(dict.fromkeys(own))}" for label, own in rates.items()
+    )
+    counts = {len(curve.runs["train_loss"]) for curve in drawn.values()}
+    return f"{seeds(counts)}. Step sizes: {sizes}"
+
+
+def seeds(counts: Collection[int]) -> str:
+    """What lines and bands are, where curves are of so many runs."""
+    if max(counts) == 1:
+        return "One seed"
+    number = " to ".join(map(str, sorted({min(counts), max(counts)})))
+    return f"Medians of {number} seeds, shaded from the least to the greatest"
+
+
+def _add_caption(axes: Axes, text: str) -> None:
+    """Writes it under the title, as wide as it is."""
+    note = axes.annotate(
+        text,
+        (0, 1),
+        (0, 6),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=8,
+        color="0.3",
+        annotation_clip=False,
+    )
+    note.set_in_layout(False)
 
 
 def draw_unbalanced(
@@ -138,7 +182,8 @@ def unbalanced(records: Iterable[Record], updates: Iterable[ToyUpdate]) -> Figur
     _scale_objective(axes)
     tasks = ", ".join(dict.fromkeys(series.task for series in drawn))
     axes.set_title(f"(a) {tasks}", loc="left", fontweight="bold")
-    add_legend(left, _colours(drawn), columns=2)
+    left.supxlabel(textwrap.fill(caption(drawn), 62), fontsize=8)
+    add_legend(left, _looks(drawn), columns=2)
     _draw_updates(right, list(updates))
     return figure
 
@@ -158,7 +203,7 @@ def _draw_updates(figure: SubFigure, updates: Sequence[ToyUpdate]) -> None:
         title = f"({example}) {init}"
         panels[0].set_title(title, loc="left", fontweight="bold", fontsize=10)
         for name, axes in zip(names, panels[1:], strict=True):
-            diagrams.draw_after(axes, steps[example, name, init], COLOURS[name])
+            diagrams.draw_after(axes, steps[example, name, init], LOOKS[name].colour)
             axes.set_title(f"after {OPTIMIZERS[name].label}", fontsize=10)
 
 
@@ -242,13 +287,29 @@ def _draw_row(panels: Sequence[Axes], drawn: Mapping[Series, Curve]) -> None:
 
 
 def _draw_curve(axes: Axes, series: Series, curve: Curve, quantity: str) -> None:
-    colour = COLOURS[series.optimizer]
-    style = STYLES[series.init]._asdict()
-    axes.plot(curve.epochs, curve.median(quantity), color=colour, **style)
+    colour = LOOKS[series.optimizer].colour
+    draw_line(
+        axes, curve.epochs, curve.median(quantity), LOOKS[series.optimizer], series.init
+    )
     runs = curve.runs[quantity]
     if len(runs) > 1:
         band = runs.min(axis=0), runs.max(axis=0)
         axes.fill_between(curve.epochs, *band, color=colour, alpha=0.1, linewidth=0)
+
+
+def draw_line(
+    axes: Axes, x: Sized, y: Sequence[float] | NDArray[np.float64], look: Marked, init: str
+) -> None:
+    """Draws a curve from a kind of start, and marks some of its points."""
+    axes.plot(
+        x,
+        y,
+        color=look.colour,
+        marker=look.marker,
+        markersize=5,
+        markevery=max(1, len(x) // MARKS),
+        **STYLES[init]._asdict(),
+    )
 
 
 def _style(axes: Axes, label: str) -> None:
@@ -276,18 +337,18 @@ def _scale_errors(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _colours(drawn: Mapping[Series, Curve]) -> dict[str, str]:
+def _looks(drawn: Mapping[Series, Curve]) -> dict[str, Marked]:
     names = dict.fromkeys(series.optimizer for series in drawn)
-    return {OPTIMIZERS[name].label: COLOURS[name] for name in names}
+    return {OPTIMIZERS[name].label: LOOKS[name] for name in names}
 
 
 def add_legend(
-    figure: Figure | SubFigure, colours: Mapping[str, str], columns: int = 6
+    figure: Figure | SubFigure, looks: Mapping[str, Marked], columns: int = 6
 ) -> None:
-    """Adds the labels of optimizers, each with its colour, and the starts' styles."""
+    """Adds the labels of optimizers, each with its look, and the starts' styles."""
     optimizers = [
-        Line2D([], [], color=colour, linewidth=3, label=label)
-        for label, colour in colours.items()
+        Line2D([], [], color=look.colour, marker=look.marker, linewidth=3, label=label)
+        for label, look in looks.items()
     ]
     inits = [
         Line2D([], [], color="0.2", label=f"{init} start", **style._asdict())

@@ -77,12 +77,15 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=commands.positive, help="how many runs make a curve")
 
 
-def prepare(options: argparse.Namespace, command: str, **further: str) -> Prepared:
+def prepare(
+    options: argparse.Namespace, command: str, figure: str = "", **further: str
+) -> Prepared:
     """Loads the data and opens the folder that a command named in its options.
 
     Args:
       options: the arguments that `add_training_arguments` adds, and those of the data.
-      command: the name of the command and of its picture.
+      command: the name of the command whose results they are.
+      figure: the name of the picture, if it isn't that of the command.
       **further: what else all the curves in the folder have in common.
 
     Returns:
@@ -96,7 +99,7 @@ def prepare(options: argparse.Namespace, command: str, **further: str) -> Prepar
     dataset = _load(options)
     names = "width", "batch_size", "search_epochs"
     settings = {name: vars(options)[name] for name in names} | further
-    folder = results.open_folder(options.output, settings, f"{command}.png")
+    folder = results.open_folder(options.output, settings, f"{figure or command}.png")
     results.record_run(options.output, command, vars(options))
     return dataset, folder
 

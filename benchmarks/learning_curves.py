@@ -30,6 +30,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "dropout": (0.0,),
     },
     "smoke": {
+        "points": 1000,
         "width": 16,
         "epochs": 2,
         "search_epochs": 1,

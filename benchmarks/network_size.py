@@ -26,7 +26,7 @@ SIZES = tuple(2**power for power in range(2, 13))
 
 PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {"hidden_units": SIZES[:9], "epochs": 200, "seeds": 3},
-    "smoke": {"hidden_units": (4, 16), "epochs": 3, "seeds": 2},
+    "smoke": {"points": 1000, "hidden_units": (4, 16), "epochs": 3, "seeds": 2},
     # The caption doesn't say how many epochs; these leave 0.7% of all step sizes.
     "paper": {"dataset": "mnist", "hidden_units": SIZES, "epochs": 500, "seeds": 1},
 }

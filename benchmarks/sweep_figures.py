@@ -12,17 +12,17 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from benchmarks import figures
-from benchmarks.figures import STYLES
+from benchmarks.figures import Marked
 from benchmarks.language import OPTIMIZERS, WINDOW
 from benchmarks.results import LanguageRecord
 from benchmarks.sweeps import Sweep, sweeps
 
 
-COLOURS = {
-    "lamb": "#E69F00",
-    "muon": "#0072B2",
-    "path_muon": "#D55E00",
-    **{name: figures.COLOURS[name] for name in OPTIMIZERS if name in figures.COLOURS},
+LOOKS = {
+    "lamb": Marked("#E69F00", "s"),
+    "muon": Marked("#0072B2", "o"),
+    "path_muon": Marked("#D55E00", "D"),
+    **{name: figures.LOOKS[name] for name in OPTIMIZERS if name in figures.LOOKS},
 }
 
 HIGHEST = 1.5
@@ -57,7 +57,8 @@ def sweep_figure(records: Iterable[LanguageRecord]) -> Figure:
         _draw(by_step, key, WINDOW * np.arange(1, 1 + len(curves)), curves)
     _style(by_rate, "step size", "training loss at the end (nats a character)", drawn)
     _style(by_step, "step", "training loss at the best step size", drawn)
-    figures.add_legend(figure, _colours(drawn))
+    figure.supxlabel(_caption(drawn), fontsize=8, color="0.3")
+    figures.add_legend(figure, _looks(drawn))
     return figure
 
 
@@ -69,9 +70,9 @@ def _draw(
 ) -> None:
     """Draws a line through the medians of the seeds, and their range."""
     optimizer, init = key
-    colour = COLOURS[optimizer]
+    colour = LOOKS[optimizer].colour
     medians = [np.median(seeds) for seeds in losses]
-    axes.plot(positions, medians, color=colour, **STYLES[init]._asdict())
+    figures.draw_line(axes, positions, medians, LOOKS[optimizer], init)
     if any(len(seeds) > 1 for seeds in losses):
         band = [min(seeds) for seeds in losses], [max(seeds) for seeds in losses]
         axes.fill_between(positions, *band, color=colour, alpha=0.12, linewidth=0)
@@ -89,6 +90,17 @@ def _style(axes: Axes, x: str, y: str, drawn: Sweeps) -> None:
         axes.set_ylim(0.95 * lowest, HIGHEST * lowest)
 
 
-def _colours(drawn: Sweeps) -> dict[str, str]:
+def _looks(drawn: Sweeps) -> dict[str, Marked]:
     names = dict.fromkeys(optimizer for optimizer, _ in drawn)
-    return {OPTIMIZERS[name].label: COLOURS[name] for name in names}
+    return {OPTIMIZERS[name].label: LOOKS[name] for name in names}
+
+
+def _caption(drawn: Sweeps) -> str:
+    counts = {len(runs) for sweep in drawn.values() for runs in sweep.runs.values()}
+    best = [(key, f"{sweep.best:g}") for key, sweep in drawn.items()]
+    rates = {name: [x for (own, _), x in best if own == name] for (name, _), _ in best}
+    sizes = ", ".join(
+        f"{OPTIMIZERS[name].label} {' / '.join(dict.fromkeys(own))}"
+        for name, own in rates.items()
+    )
+    return f"{figures.seeds(counts)}. Best step sizes: {sizes}"

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -40,6 +41,11 @@ def print_curves(curves: Mapping[results.Series, results.Curve]) -> None:
         console.print(table)
 
 
+def _without_compilation(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Those of all epochs but the first, if there are more."""
+    return seconds[:, 1:] if seconds.shape[1] > 1 else seconds
+
+
 def _row(series: results.Series, curve: results.Curve) -> tuple[str, ...]:
     return (
         OPTIMIZERS[series.optimizer].label,
@@ -49,5 +55,5 @@ def _row(series: results.Series, curve: results.Curve) -> tuple[str, ...]:
         f"{curve.median('train_loss')[-1]:.2g}",
         f"{curve.median('train_error')[-1]:.2%}",
         f"{curve.median('test_error')[-1]:.2%}",
-        f"{1000 * np.median(curve.runs['seconds']):.1f}",
+        f"{1000 * np.median(_without_compilation(curve.runs['seconds'])):.1f}",
     )

@@ -1,7 +1,7 @@
 """What an unbalanced start does to SGD, and not to Path-SGD: figure 2 of the paper.
 
-Run it as ``python -m benchmarks.unbalanced``. It goes on where it was interrupted, as
-`benchmarks.learning_curves` does, and chooses a step size for each start as that does.
+Run it as ``python -m benchmarks.unbalanced``. Its curves are among those of figure 3:
+in a folder of `benchmarks.learning_curves` it draws those that are there.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from benchmarks.toy_updates import toy_updates
 
 PRESETS: dict[str, dict[str, Any]] = {
     "laptop": {"width": 128, "epochs": 50, "search_epochs": 10, "seeds": 3},
-    "smoke": {"width": 16, "epochs": 3, "search_epochs": 1, "seeds": 1},
+    "smoke": {"points": 1000, "width": 16, "epochs": 3, "search_epochs": 1, "seeds": 1},
     # The caption doesn't say how many epochs.
     "paper": {
         "dataset": "mnist",
@@ -66,7 +66,7 @@ def _parser() -> commands.Parser:
 
 
 def _open(options: argparse.Namespace) -> Experiment:
-    dataset, folder = jobs.prepare(options, "unbalanced")
+    dataset, folder = jobs.prepare(options, "learning_curves", "unbalanced")
     return Experiment(dataset, folder, _record_toys(options.output))
 
 
@@ -75,9 +75,14 @@ def _run(options: argparse.Namespace, experiment: Experiment) -> None:
 
 
 def _report(options: argparse.Namespace, experiment: Experiment) -> None:
-    del options
-    _, folder, toys = experiment
-    figures.draw_unbalanced(folder.curves.read(), toys.read(), folder.figure)
+    dataset, folder, toys = experiment
+    drawn = [
+        record
+        for record in folder.curves.read()
+        if (record.dataset, record.dropout) == (dataset.name, 0.0)
+        and record.optimizer in options.optimizers
+    ]
+    figures.draw_unbalanced(drawn, toys.read(), folder.figure)
     print(f"Figure: {folder.figure}")
 
 

@@ -7,7 +7,7 @@ import jupytext
 import nbclient
 import pytest
 
-from benchmarks.figures import COLOURS
+from benchmarks.figures import LOOKS
 from tests.programs import XLA_FLAGS
 
 
@@ -47,4 +47,4 @@ def test_has_a_badge_that_opens_it(path):
 
 def test_optimizers_have_the_colours_of_the_benchmarks(path):
     written = re.findall(r'"(\w+)": "(#\w{6})"', path.with_suffix(".py").read_text())
-    assert written == [(name, COLOURS[name]) for name, _ in written]
+    assert written == [(name, LOOKS[name].colour) for name, _ in written]

@@ -103,3 +103,16 @@ def test_larger_sets_give_as_many_validation_points_as_in_the_paper(
     split = datasets.hold_out(Dataset("many", rows, labels, rows, labels, 2))
     assert len(split.test_labels) == held_out
     assert len(split.train_labels) == count - held_out
+
+
+def test_the_first_points_are_a_data_set_of_another_name():
+    whole = datasets.load("digits")
+    few = datasets.first(whole, 100)
+    assert few.name == "digits, 100 points"
+    assert (len(few.train_labels), len(few.test_labels)) == (100, 100)
+    np.testing.assert_array_equal(few.train_images, whole.train_images[:100])
+    np.testing.assert_array_equal(few.test_labels, whole.test_labels[:100])
+    with pytest.raises(
+        ValueError, match="--points 1501 is more than the 1500 training"
+    ):
+        datasets.first(whole, 1501)

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.colors import to_hex
 
 from benchmarks.figures import (
-    COLOURS,
     CRITERION_STYLES,
+    LOOKS,
     draw_learning_curves,
     draw_network_size,
     draw_unbalanced,
@@ -88,7 +88,7 @@ def test_one_seed_has_no_band():
 def test_colours_name_the_optimizer_and_dashes_the_start():
     for axes in learning_curves(records()).axes:
         looks = [(to_hex(line.get_color()), line.is_dashed()) for line in axes.lines]
-        sgd, path_sgd = (COLOURS[name].lower() for name in ("sgd", "path_sgd"))
+        sgd, path_sgd = (LOOKS[name].colour.lower() for name in ("sgd", "path_sgd"))
         assert looks == [
             (sgd, False),
             (sgd, True),
@@ -97,9 +97,36 @@ def test_colours_name_the_optimizer_and_dashes_the_start():
         ]
 
 
+def test_curves_are_marked_by_optimizer():
+    for axes in learning_curves(records()).axes:
+        markers = [line.get_marker() for line in axes.lines]
+        names = "sgd", "sgd", "path_sgd", "path_sgd"
+        assert markers == [LOOKS[name].marker for name in names]
+
+
+def test_a_row_says_what_its_curves_are_of():
+    slow = [r._replace(learning_rate=0.01) for r in records(("sgd",), seeds=3)]
+    rows = [
+        *(r for r in slow if r.init == "unbalanced"),
+        *(
+            r
+            for r in records(seeds=3)
+            if (r.optimizer, r.init) != ("sgd", "unbalanced")
+        ),
+        *records(("adam",), dataset="mnist"),
+    ]
+    captions = [axes.texts[0].get_text() for axes in learning_curves(rows).axes[::3]]
+    assert captions == [
+        "Medians of 3 seeds, shaded from the least to the greatest. "
+        "Step sizes: SGD 0.01 / 0.1, Path-SGD 0.1",
+        "One seed. Step sizes: Adam 0.1",
+    ]
+
+
 def test_every_optimizer_has_a_colour_of_its_own():
-    assert set(COLOURS) == set(OPTIMIZERS)
-    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert set(LOOKS) == set(OPTIMIZERS)
+    for looks in zip(*LOOKS.values(), strict=True):
+        assert len(set(looks)) in (len(LOOKS), 1)
 
 
 def test_the_legend_names_what_is_drawn():
@@ -159,7 +186,7 @@ def test_figure_2_has_a_row_for_each_start_of_each_small_network(tmp_path):
     assert titles == ["(b) balanced", *steps, "(c) unbalanced", *steps]
     assert [len(axes.lines) for axes in panels] == [2] * 3 + [8] * 3
     colours = [to_hex(axes.lines[0].get_color()) for axes in panels[1:3]]
-    assert colours == [COLOURS[name].lower() for name in ("sgd", "path_sgd")]
+    assert colours == [LOOKS[name].colour.lower() for name in ("sgd", "path_sgd")]
     path = tmp_path / "figure.png"
     draw_unbalanced(records(), toys, path)
     assert matplotlib.image.imread(path).std() > 0.05
@@ -212,4 +239,4 @@ def test_every_criterion_has_a_colour_and_a_marker_of_its_own():
     assert set(CRITERION_STYLES) == set(CRITERIA)
     colours, markers, _ = zip(*CRITERION_STYLES.values(), strict=True)
     assert len(set(colours)) == len(set(markers)) == len(CRITERIA)
-    assert not set(colours) & set(COLOURS.values())
+    assert not set(colours) & {look.colour for look in LOOKS.values()}

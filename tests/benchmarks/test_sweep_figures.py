@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from benchmarks.language import OPTIMIZERS
 from benchmarks.results import LanguageRecord
-from benchmarks.sweep_figures import COLOURS, draw_sweeps, sweep_figure
+from benchmarks.sweep_figures import LOOKS, draw_sweeps, sweep_figure
 
 
 def records(optimizers=("adam", "lamb"), seeds=3, losses=(3.0, 2.0, 2.5)):
@@ -43,13 +43,14 @@ def test_one_seed_has_no_band():
 def test_colours_name_the_optimizer_and_dashes_the_start():
     for axes in sweep_figure(records()).axes:
         looks = [(to_hex(line.get_color()), line.is_dashed()) for line in axes.lines]
-        adam, lamb = (COLOURS[name].lower() for name in ("adam", "lamb"))
+        adam, lamb = (LOOKS[name].colour.lower() for name in ("adam", "lamb"))
         assert looks == [(adam, False), (adam, True), (lamb, False), (lamb, True)]
 
 
 def test_every_optimizer_has_a_colour_of_its_own():
-    assert set(COLOURS) == set(OPTIMIZERS)
-    assert len(set(COLOURS.values())) == len(COLOURS)
+    assert set(LOOKS) == set(OPTIMIZERS)
+    for looks in zip(*LOOKS.values(), strict=True):
+        assert len(set(looks)) in (len(LOOKS), 1)
 
 
 @pytest.mark.parametrize("count", [1, 4, len(OPTIMIZERS)])

@@ -5,14 +5,14 @@ import json
 import matplotlib.image
 import pytest
 
-from benchmarks import jobs, train
+from benchmarks import figures, jobs, learning_curves, train
 from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.unbalanced import main
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    for name in ("sgd", "path_sgd"):
+    for name in ("sgd", "path_sgd", "adam"):
         short = OPTIMIZERS[name]._replace(learning_rates=(0.1,))
         monkeypatch.setitem(OPTIMIZERS, name, short)
     monkeypatch.setattr(jobs, "beyond", lambda errors: [])
@@ -37,7 +37,7 @@ def test_it_leaves_curves_updates_and_a_picture(tmp_path):
     }
     assert len(lines(tmp_path / "toy_updates.jsonl")) == 8
     (run,) = lines(tmp_path / "runs.jsonl")
-    assert run["command"] == "unbalanced"
+    assert run["command"] == "learning_curves"
     assert run["configuration"]["preset"] == "smoke"
     assert matplotlib.image.imread(tmp_path / "unbalanced.png").std() > 0.05
 
@@ -51,6 +51,21 @@ def test_a_finished_command_only_draws(tmp_path, monkeypatch):
     assert command(tmp_path) == 0
     assert figure.exists()
     assert before == {path: path.read_bytes() for path in before}
+
+
+def test_it_draws_its_curves_among_those_of_figure_3(tmp_path, monkeypatch):
+    arguments = ["--preset=smoke", "--epochs=3", f"--output={tmp_path}"]
+    learning_curves.main([*arguments, "--optimizers", "sgd", "path_sgd", "adam"])
+    drawn = []
+    monkeypatch.setattr(train, "train", pytest.fail)
+    monkeypatch.setattr(
+        figures, "draw_unbalanced", lambda records, *more: drawn.extend(records)
+    )
+    assert command(tmp_path) == 0
+    assert {(r.optimizer, r.dropout) for r in drawn} == {
+        ("sgd", 0.0),
+        ("path_sgd", 0.0),
+    }
 
 
 def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capsys):
