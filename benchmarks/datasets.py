@@ -83,7 +83,7 @@ def load(name: str, data_dir: Path | None = None, verify: bool = True) -> Datase
 
 
 def first(dataset: Dataset, points: int) -> Dataset:
-    """At most so many of the training and of the test points, by a name that says it."""
+    """At most so many training and test points, by a name that says so."""
     if points >= len(dataset.train_labels):
         return dataset
     return dataset._replace(

@@ -2,9 +2,9 @@
 
 import math
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,6 +24,9 @@ from benchmarks import diagrams
 from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.results import Curve, Record, Series, SizeRecord, ToyUpdate, curves
 from benchmarks.stopping import Errors, Table, errors
+
+
+Points: TypeAlias = Sequence[float] | NDArray[np.float64] | NDArray[np.int64]
 
 
 class Marked(NamedTuple):
@@ -298,7 +301,11 @@ def _draw_curve(axes: Axes, series: Series, curve: Curve, quantity: str) -> None
 
 
 def draw_line(
-    axes: Axes, x: Sized, y: Sequence[float] | NDArray[np.float64], look: Marked, init: str
+    axes: Axes,
+    x: Points,
+    y: Points,
+    look: Marked,
+    init: str,
 ) -> None:
     """Draws a curve from a kind of start, and marks some of its points."""
     axes.plot(

@@ -386,7 +386,10 @@ class Curve(NamedTuple):
 
 
 def curves(records: Iterable[Record]) -> dict[Series, Curve]:
-    """The curves that the records make, in the order of their first records."""
+    """The curves that the records make, in the order of their first records.
+
+    Where a longer search has chosen another step size, they are of the last one.
+    """
     groups: dict[Series, list[Record]] = {}
     for record in records:
         groups.setdefault(Series(*record[:4]), []).append(record)
@@ -395,7 +398,10 @@ def curves(records: Iterable[Record]) -> dict[Series, Curve]:
 
 def _curve(records: list[Record]) -> Curve:
     by_seed: dict[int, dict[int, Record]] = {}
+    learning_rate = records[-1].learning_rate
     for record in records:
+        if record.learning_rate != learning_rate:
+            continue
         by_seed.setdefault(record.seed, {})[record.epoch] = record
     epochs = sorted(set.intersection(*map(set, by_seed.values())))
     runs = {
@@ -408,4 +414,4 @@ def _curve(records: list[Record]) -> Curve:
         for quantity in ("train_loss", "train_error", "test_error", "seconds")
     }
     finite = {name: np.where(np.isnan(x), np.inf, x) for name, x in runs.items()}
-    return Curve(records[0].learning_rate, np.array(epochs), finite)
+    return Curve(learning_rate, np.array(epochs), finite)

@@ -61,7 +61,7 @@ def test_it_leaves_records_its_configuration_and_a_picture(tmp_path, capsys):
     assert [
         (r["dataset"], r["hidden_units"], r["seed"], r["epoch"])
         for r in lines(tmp_path)
-    ] == list(itertools.product(["digits"], (4, 16), (0, 1), (1, 2, 3)))
+    ] == list(itertools.product(["digits, 1000 points"], (4, 16), (0, 1), (1, 2, 3)))
     run = json.loads((tmp_path / "runs.jsonl").read_text())
     assert run["command"] == "network_size"
     assert run["configuration"]["seeds"] == [0, 1]

@@ -199,3 +199,12 @@ def test_another_configuration_is_another_run(tmp_path):
         record_run(tmp_path, "command", {"seeds": 1, "width": width})
     runs = Journal(tmp_path / "runs.jsonl", Run).read()
     assert [run.configuration["width"] for run in runs] == [1, 2]
+
+
+def test_a_curve_is_of_the_step_size_that_was_chosen_last():
+    left = [record(epoch, loss=1.0) for epoch in (1, 2)]
+    chosen = [record(loss=2.0)._replace(learning_rate=0.3)]
+    (curve,) = curves([*left, *chosen]).values()
+    assert curve.learning_rate == 0.3
+    assert curve.epochs.tolist() == [1]
+    assert curve.median("train_loss").tolist() == [2.0]

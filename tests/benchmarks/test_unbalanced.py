@@ -5,14 +5,14 @@ import json
 import matplotlib.image
 import pytest
 
-from benchmarks import figures, jobs, learning_curves, train
+from benchmarks import figures, jobs, learning_curves, results, train
 from benchmarks.optimizers import OPTIMIZERS
 from benchmarks.unbalanced import main
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    for name in ("sgd", "path_sgd", "adam"):
+    for name in ("sgd", "path_sgd", "adagrad"):
         short = OPTIMIZERS[name]._replace(learning_rates=(0.1,))
         monkeypatch.setitem(OPTIMIZERS, name, short)
     monkeypatch.setattr(jobs, "beyond", lambda errors: [])
@@ -55,7 +55,7 @@ def test_a_finished_command_only_draws(tmp_path, monkeypatch):
 
 def test_it_draws_its_curves_among_those_of_figure_3(tmp_path, monkeypatch):
     arguments = ["--preset=smoke", "--epochs=3", f"--output={tmp_path}"]
-    learning_curves.main([*arguments, "--optimizers", "sgd", "path_sgd", "adam"])
+    learning_curves.main([*arguments, "--optimizers", "sgd", "path_sgd", "adagrad"])
     drawn = []
     monkeypatch.setattr(train, "train", pytest.fail)
     monkeypatch.setattr(
@@ -66,6 +66,16 @@ def test_it_draws_its_curves_among_those_of_figure_3(tmp_path, monkeypatch):
         ("sgd", 0.0),
         ("path_sgd", 0.0),
     }
+
+
+def test_the_folder_of_another_command_is_refused(tmp_path, capsys):
+    results.record_run(tmp_path, "convnet", {"seeds": 1})
+    with pytest.raises(SystemExit):
+        command(tmp_path)
+    message = (
+        "holds the results of benchmarks.convnet, not those of benchmarks.learning"
+    )
+    assert message in capsys.readouterr().err
 
 
 def test_an_interruption_says_how_to_go_on(tmp_path, monkeypatch, capsys):
