@@ -72,6 +72,12 @@ def _parser() -> commands.Parser:
         metavar="H",
         help="sizes of the hidden layer",
     )
+    add(
+        "--method",
+        choices=one_layer.METHODS,
+        default="sgd",
+        help="SGD with momentum, or L-BFGS on all points at once",
+    )
     add("--epochs", type=commands.positive, help="epochs of a run")
     add("--seeds", type=commands.positive, help="runs of each size")
     return parser
@@ -83,7 +89,7 @@ def _open(options: argparse.Namespace) -> Experiment:
     data = one_layer.prepare(dataset)
     results.check_command(options.output, "network_size")
     journal = Journal(options.output / "sizes.jsonl", SizeRecord)
-    results.open_journals(options.output, one_layer.SETTINGS, journal)
+    results.open_journals(options.output, one_layer.SETTINGS[options.method], journal)
     results.record_run(options.output, "network_size", vars(options))
     return Experiment(dataset.name, data, journal)
 
@@ -99,7 +105,8 @@ def _run(options: argparse.Namespace, experiment: Experiment) -> None:
             progress.update(bar, description=f"{size} hidden units")
             for seed in range(options.seeds):
                 run = name, size, seed
-                train = functools.partial(one_layer.train_network, data, size, seed)
+                method = one_layer.METHODS[options.method]
+                train = functools.partial(method, data, size, seed)
                 for epochs in journal.record(run, options.epochs, train):
                     progress.advance(bar, epochs)
 

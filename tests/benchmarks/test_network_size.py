@@ -50,7 +50,7 @@ def interrupt(monkeypatch):
                 yield measurement
 
         with monkeypatch.context() as context:
-            context.setattr(one_layer, "train_network", interrupted)
+            context.setitem(one_layer.METHODS, "sgd", interrupted)
             return command(folder)
 
     return interrupted_command
@@ -88,7 +88,7 @@ def test_a_finished_command_only_draws(finished, monkeypatch):
     figure = finished / "network_size.png"
     figure.unlink()
     before = {path: path.read_bytes() for path in finished.iterdir()}
-    monkeypatch.setattr(one_layer, "train_network", pytest.fail)
+    monkeypatch.setitem(one_layer.METHODS, "sgd", pytest.fail)
     assert command(finished) == 0
     assert figure.exists()
     assert before == {path: path.read_bytes() for path in before}
@@ -124,8 +124,21 @@ def test_bad_arguments_are_refused_in_one_line(tmp_path, capsys, arguments, mess
 
 
 def test_records_of_another_schedule_are_refused(finished, monkeypatch, capsys):
-    other = one_layer.SETTINGS | {"step_size": 0.5}
-    monkeypatch.setattr(one_layer, "SETTINGS", other)
+    other = one_layer.SETTINGS["sgd"] | {"step_size": 0.5}
+    monkeypatch.setitem(one_layer.SETTINGS, "sgd", other)
     with pytest.raises(SystemExit):
         command(finished)
     assert "holds curves of step_size 0.1, not 0.5" in capsys.readouterr().err
+
+
+def test_methods_have_folders_of_their_own(finished, capsys):
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        command(finished, "--method=lbfgs")
+    assert "lbfgs, which can't be compared" in capsys.readouterr().err
+
+
+def test_a_batch_method_trains_from_the_same_weights(tmp_path):
+    assert command(tmp_path, "--method=lbfgs", "--seeds=1", "--hidden-units=4") == 0
+    losses = [record["train_loss"] for record in lines(tmp_path)]
+    assert len(losses) == 3 and losses[0] > losses[1] > losses[2]

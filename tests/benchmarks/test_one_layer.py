@@ -154,3 +154,25 @@ def test_measurements_are_of_the_three_parts():
     apart = run(epochs=20)[-1]
     assert apart[1:3] == (last.train_loss, last.train_error)
     assert len(set(apart[2:])) > 1
+
+
+def test_lbfgs_reaches_a_lower_objective_in_as_many_steps_than_descent():
+    data = one_layer.prepare(TINY)
+    found = [m.train_loss for m in one_layer.train_on_all_points(data, 8, 0, 8)]
+    model = one_layer.OneLayer(8, data.classes)
+    start, _ = jax.random.split(jax.random.key(0))
+    params = model.init(start, data.train.images[:1])["params"]
+
+    @jax.jit
+    @jax.value_and_grad
+    def objective(params):
+        scores = model.apply({"params": params}, data.train.images)
+        losses = pathsgd.truncated_softmax_cross_entropy(scores, data.train.labels)
+        return jnp.mean(losses)
+
+    first, _ = objective(params)
+    for _ in range(8):
+        _, grads = objective(params)
+        params = jax.tree.map(lambda w, g: w - 0.1 * g, params, grads)
+    assert found[-1] < 0.5 * objective(params)[0] < first
+    assert found == sorted(found, reverse=True)
