@@ -129,7 +129,7 @@ def _report(options: argparse.Namespace, prepared: jobs.Prepared) -> None:
     _, folder = prepared
     records = folder.curves.read()
     figures.draw_learning_curves(records, folder.figure)
-    tables.print_curves(results.curves(records))
+    tables.print_curves(results.curves(records), folder.step_sizes.read())
     print(f"Figure: {folder.figure}")
 
 

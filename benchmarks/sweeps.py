@@ -1,7 +1,7 @@
 """Losses by step size: the best one, where the grid goes on, and a table."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from benchmarks.language import OPTIMIZERS
 from benchmarks.results import LanguageRecord
+from benchmarks.tables import NEAR, span
 
 
 FACTOR = 2
@@ -19,9 +20,6 @@ FACTOR = 2
 
 CLOSE = 0.02
 """Nats a character, about what three seeds differ by."""
-
-NEAR = 1.1
-"""A multiple of the lowest loss."""
 
 NUMBERS = (
     "step\nsize",
@@ -108,11 +106,6 @@ def _cells(sweep: Sweep) -> tuple[str, ...]:
         f"{lowest:.3f}",
         f"{losses.min():.2f}-{losses.max():.2f}",
         f"{np.median(sweep.losses('validation_loss', best)):.3f}",
-        _range(sweep.within(lowest + CLOSE)),
-        _range(sweep.within(lowest * NEAR)),
+        span(sweep.within(lowest + CLOSE)),
+        span(sweep.within(lowest * NEAR)),
     )
-
-
-def _range(rates: Sequence[float]) -> str:
-    first, last = f"{rates[0]:.2g}", f"{rates[-1]:.2g}"
-    return first if first == last else f"{first}-{last}"

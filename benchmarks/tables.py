@@ -1,6 +1,6 @@
 """The last epoch of learning curves, printed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,24 +12,40 @@ from benchmarks import results
 from benchmarks.optimizers import OPTIMIZERS
 
 
+NEAR = 1.1
+"""A multiple of the lowest validation error."""
+
 NUMBERS = (
     "step\nsize",
-    "epoch",
+    f"within\n{NEAR - 1:.0%}",
     "objective",
     "training\nerror",
     "test\nerror",
     "ms per\nepoch",
 )
 
-CAPTION = "Medians over the seeds, after the last epoch."
+CAPTION = (
+    "Medians over the seeds, after the last epoch. Within 10%: step sizes by their "
+    "validation errors in the search."
+)
 
 
-def print_curves(curves: Mapping[results.Series, results.Curve]) -> None:
-    """Prints the last epoch of every curve, for each task."""
+def print_curves(
+    curves: Mapping[results.Series, results.Curve],
+    candidates: Iterable[results.Candidate],
+) -> None:
+    """Prints the last epoch of every curve, for each task, and what step sizes do."""
+    tried: dict[results.Series, dict[float, float]] = {}
+    for candidate in candidates:
+        rates = tried.setdefault(results.Series(*candidate[:4]), {})
+        rates[candidate.learning_rate] = min(candidate.validation_errors)
     console = Console()
     for task in dict.fromkeys(series.task for series in curves):
         table = Table(
-            title=task, caption=CAPTION, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+            title=_title(task, curves),
+            caption=CAPTION,
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
         )
         for heading in ("optimizer", "start"):
             table.add_column(heading, no_wrap=True)
@@ -37,8 +53,22 @@ def print_curves(curves: Mapping[results.Series, results.Curve]) -> None:
             table.add_column(heading, justify="right")
         for series, curve in curves.items():
             if series.task == task:
-                table.add_row(*_row(series, curve))
+                table.add_row(*_row(series, curve, tried.get(series, {})))
         console.print(table)
+
+
+def _title(task: str, curves: Mapping[results.Series, results.Curve]) -> str:
+    last = {int(x.epochs[-1]) for series, x in curves.items() if series.task == task}
+    epochs = " to ".join(map(str, sorted({min(last), max(last)})))
+    return f"{task}, after {epochs} epochs"
+
+
+def span(rates: Collection[float]) -> str:
+    """The least and the greatest of some step sizes."""
+    if not rates:
+        return ""
+    least, greatest = f"{min(rates):.2g}", f"{max(rates):.2g}"
+    return least if least == greatest else f"{least}-{greatest}"
 
 
 def _without_compilation(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -46,12 +76,15 @@ def _without_compilation(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     return seconds[:, 1:] if seconds.shape[1] > 1 else seconds
 
 
-def _row(series: results.Series, curve: results.Curve) -> tuple[str, ...]:
+def _row(
+    series: results.Series, curve: results.Curve, tried: Mapping[float, float]
+) -> tuple[str, ...]:
+    bound = NEAR * min(tried.values(), default=0.0)
     return (
         OPTIMIZERS[series.optimizer].label,
         series.init,
         f"{curve.learning_rate:g}",
-        str(curve.epochs[-1]),
+        span([rate for rate, error in tried.items() if error <= bound]),
         f"{curve.median('train_loss')[-1]:.2g}",
         f"{curve.median('train_error')[-1]:.2%}",
         f"{curve.median('test_error')[-1]:.2%}",
