@@ -19,7 +19,7 @@ NUMBERS = (
     "step\nsize",
     f"within\n{NEAR - 1:.0%}",
     "objective",
-    "training\nerror",
+    "train\nerror",
     "test\nerror",
     "ms per\nepoch",
 )
@@ -88,5 +88,5 @@ def _row(
         f"{curve.median('train_loss')[-1]:.2g}",
         f"{curve.median('train_error')[-1]:.2%}",
         f"{curve.median('test_error')[-1]:.2%}",
-        f"{1000 * np.median(_without_compilation(curve.runs['seconds'])):.1f}",
+        f"{1000 * np.median(_without_compilation(curve.runs['seconds'])):.0f}",
     )

@@ -29,7 +29,7 @@ def test_a_row_has_the_step_sizes_within_a_tenth_of_the_lowest_error(capsys):
     assert printed(capsys, errors=(0.2, 0.2, 0.1))[1][3] == "0.1"
 
 
-@pytest.mark.parametrize(("epochs", "milliseconds"), [(3, "500.0"), (1, "60000.0")])
+@pytest.mark.parametrize(("epochs", "milliseconds"), [(3, "500"), (1, "60000")])
 def test_the_epoch_that_compiles_is_left_out_if_there_are_more(
     capsys, epochs, milliseconds
 ):
