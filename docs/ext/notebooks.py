@@ -2,6 +2,7 @@
 
 import base64
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from mkdocs.structure.files import File, Files
 BADGE = re.compile(r"\[!\[[^\]]*\]\(https?:[^)]*\)\]\([^)]*\)")
 
 PAGE = re.compile(r"\((?P<stem>\w+)\.ipynb(?P<anchor>#[\w-]+)?\)")
+
+INSTALLS = "%pip install"
+"""In a cell that readers of the site have no use for, and which they may open."""
 
 IMAGES = {"image/png": "png", "image/svg+xml": "svg"}
 
@@ -31,6 +35,9 @@ class Page:
     def _cell(self, cell: Any) -> Iterator[str]:
         if cell.cell_type == "markdown":
             yield self._prose(cell.source)
+        elif INSTALLS in cell.source:
+            code = textwrap.indent(_fenced("python", cell.source), "    ")
+            yield f'??? note "Where the package comes from, in Colab"\n\n{code}'
         elif cell.source:
             yield _fenced("python", cell.source)
             for output in cell.outputs:

@@ -33,6 +33,13 @@ def test_code_comes_with_what_it_prints(page):
     assert shown == "```python\nrun()\n```\n\n```text\n100%\ndone\n```"
 
 
+def test_a_cell_that_installs_is_folded(page):
+    shown = page(v4.new_code_cell("if colab:\n    %pip install x")).markdown
+    fold, code = shown.split("\n\n")
+    assert fold.startswith("??? note")
+    assert code == "    ```python\n    if colab:\n        %pip install x\n    ```"
+
+
 def test_a_picture_is_a_file_that_says_what_it_is(page):
     data = {"image/png": base64.b64encode(b"png").decode(), "text/plain": "<Figure>"}
     output = v4.new_output("display_data", data=data)
