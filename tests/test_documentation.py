@@ -11,7 +11,10 @@ import textwrap
 from pathlib import Path
 
 import jax
+import matplotlib.pyplot as plt
 import pytest
+
+from pathsgd_optax._networks.traced.rules.registry import CUSTOM
 
 
 ROOT = Path(__file__).parents[1]
@@ -72,7 +75,18 @@ def assert_same_output(printed, shown):
         assert float(number) == pytest.approx(float(expected), rel=0.05, abs=0.002)
 
 
+@pytest.fixture
+def _as_it_was():
+    """Takes back path rules and figures, which others in this process would see."""
+    rules = dict(CUSTOM)
+    yield
+    CUSTOM.clear()
+    CUSTOM.update(rules)
+    plt.close("all")
+
+
 @pytest.mark.optax
+@pytest.mark.usefixtures("_as_it_was")
 @pytest.mark.parametrize(
     ("path", "blocks", "before"),
     [program[:1] + program[2:] for program in PROGRAMS],
