@@ -14,8 +14,6 @@
 # ---
 
 # %% [markdown]
-# [![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pathsgd_optax/blob/main/notebooks/geometry.ipynb)
-#
 # # The geometry of rescaling
 #
 # Why should one divide a gradient by anything? This notebook works it out on networks
@@ -23,17 +21,47 @@
 # it belongs to, and in what sense Path-SGD can't see how the weights are scaled. The
 # numbers of equations, figures and theorems are those of
 # [Neyshabur et al., 2017](https://arxiv.org/abs/1705.03071).
+#
+# **What you will see:** single steps of SGD and Path-SGD drawn on networks of two and
+# four units; $\gamma$ added up path by path; that the path norm is the best that
+# rescaling can do; and two networks that stay rescalings of one another through
+# hundreds of steps, bit for bit. It takes some ten seconds.
 
 # %%
 import importlib.util
+import sys
+from pathlib import Path
 
 
+# The package is that of the clone around this notebook, or what is installed. In Colab
+# it comes from where the notebook was opened, or from a wheel that you upload.
+clones = [x for x in Path.cwd().parents if (x / "pathsgd_optax/__init__.py").exists()]
+sys.path[:0] = map(str, clones)
 if importlib.util.find_spec("pathsgd_optax") is None:
+    if "google.colab" not in sys.modules:
+        raise ImportError("Open this notebook from a clone, or install pathsgd_optax.")
+    import re
+    from socket import gethostbyname, gethostname
+    from urllib.parse import unquote
+    from urllib.request import urlopen
+
+    from google.colab import files
+
+    sessions = f"http://{gethostbyname(gethostname())}:9000/api/sessions"
+    try:
+        opened = unquote(urlopen(sessions).read().decode())
+    except OSError:  # Colab doesn't say.
+        opened = ""
+    if found := re.search(r"github\.com/[\w.-]+/[\w.-]+(?=/blob/)", opened):
+        source = f"git+https://{found[0]}"
+    else:
+        print("Upload the wheel, pathsgd_optax-*.whl:")
+        (source,) = files.upload()
+    print(f"The package is taken from {source}.")
     # Where JAX has a plug-in for a GPU or a TPU, both need the same version.
     plugins = {"jax_cuda12_plugin": "cuda12", "libtpu": "tpu"}
     extras = ",".join(plugins[x] for x in plugins if importlib.util.find_spec(x))
-    source = "git+https://github.com/OWNER/pathsgd_optax"
-    # %pip install --quiet "jax[{extras}]" "pathsgd-optax[benchmarks] @ {source}"
+    # %pip install --quiet "jax[{extras}]" "{source}"
 
 # %%
 import functools
@@ -87,57 +115,6 @@ def apply(params, x):
     return x @ last
 
 
-chain = dense([[1.0]], [[1.0]])
-network = pathsgd.layered_network(chain)
-rescaled = pathsgd.rescale(network, chain, layer=0, unit=0, c=100.0)
-print(rescaled)
-print(apply(chain, jnp.array([3.0])), apply(rescaled, jnp.array([3.0])))
-
-# %% [markdown]
-# ## Figure 2 (b): the small weight blows up
-#
-# Suppose that the input is 1, that the gradient of the loss with respect to the output
-# is $-1$ (it should grow), and that the step size is 1. By the chain rule
-#
-# $$\frac{\partial L}{\partial w_1} = -w_2, \qquad
-#   \frac{\partial L}{\partial w_2} = -w_1,$$
-#
-# so that **the smaller a weight, the larger its gradient**. That is the wrong way
-# round. Path-SGD divides by $\gamma$, which for a chain of two weights is just the
-# square of the other weight: $\gamma(w_1) = w_2^2$ and $\gamma(w_2) = w_1^2$.
-
-# %%
-print("start            SGD                        Path-SGD")
-for w1, w2 in [(1.0, 1.0), (100.0, 0.01)]:
-    g1, g2 = -w2, -w1
-    sgd = w1 - g1, w2 - g2
-    path_sgd = w1 - g1 / w2**2, w2 - g2 / w1**2
-    print(f"({w1:g}, {w2:g})".ljust(16), end=" ")
-    print("({:.6g}, {:.6g}) computes {:.6g}x".format(*sgd, sgd[0] * sgd[1]), end="  ")
-    print("({:.6g}, {:.6g}) computes {:.6g}x".format(*path_sgd, math.prod(path_sgd)))
-
-# %% [markdown]
-# From $(1, 1)$ both take the same step, to $(2, 2)$: the function $4x$. From
-# $(100, 0.01)$, the same function, SGD hardly touches the large weight and makes the
-# small one ten thousand times larger. Path-SGD doubles both, and so stays a rescaling
-# of what it did before.
-#
-# ## Figure 2 (c): two functions from one
-#
-# One could hope to repair this by shrinking the weights after each step. That won't do.
-# With two inputs of 1, two hidden units and two outputs, only the first unit is
-# rescaled by 100 here, and SGD then changes its part of the function and hardly the
-# other's. Now we leave the arithmetic to the optimizers, and draw the networks.
-
-
-# %%
-def one_step(optimizer, params):
-    inputs = jnp.ones(len(params["Dense_0"]["kernel"]))
-    grads = jax.grad(lambda params: -apply(params, inputs).sum())(params)
-    updates, _ = optimizer.update(grads, optimizer.init(params), params)
-    return optax.apply_updates(params, updates)
-
-
 def draw_network(axes, params, colour):
     """Inputs of 1 on the left, outputs on the right, weights on the edges."""
     kernels = [layer["kernel"] for layer in params.values()]
@@ -169,8 +146,41 @@ def draw_network(axes, params, colour):
     axes.set_axis_off()
 
 
+chain = dense([[1.0]], [[1.0]])
+network = pathsgd.layered_network(chain)
+rescaled = pathsgd.rescale(network, chain, layer=0, unit=0, c=100.0)
+figure = plt.figure(figsize=(8, 1.3), layout="constrained")
+for axes, params in zip(figure.subplots(1, 2), (chain, rescaled), strict=True):
+    draw_network(axes, params, "0.4")
+plt.show()
+
+# %% [markdown]
+# ## Figure 2 (b): the small weight blows up
+#
+# Suppose that the input is 1, that the gradient of the loss with respect to the output
+# is $-1$ (it should grow), and that the step size is 1. By the chain rule
+#
+# $$\frac{\partial L}{\partial w_1} = -w_2, \qquad
+#   \frac{\partial L}{\partial w_2} = -w_1,$$
+#
+# so that **the smaller a weight, the larger its gradient**. That is the wrong way
+# round. Path-SGD divides by $\gamma$, which for a chain of two weights is just the
+# square of the other weight: $\gamma(w_1) = w_2^2$ and $\gamma(w_2) = w_1^2$. We leave
+# the arithmetic to the optimizers, and draw the networks.
+
+
+# %%
+def one_step(optimizer, params):
+    inputs = jnp.ones(len(params["Dense_0"]["kernel"]))
+    grads = jax.grad(lambda params: -apply(params, inputs).sum())(params)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    return optax.apply_updates(params, updates)
+
+
 def draw_figure_2(starts):
-    figure = plt.figure(figsize=(11, 2.2 * len(starts)), layout="constrained")
+    units = max(len(params["Dense_0"]["kernel"]) for params in starts.values())
+    size = 11, (0.6 + 0.8 * units) * len(starts)
+    figure = plt.figure(figsize=size, layout="constrained")
     rows = figure.subplots(len(starts), 3)
     for axes, (name, params) in zip(rows, starts.items(), strict=True):
         steps = {"sgd": optax.sgd(1.0), "path_sgd": pathsgd.path_sgd(1.0)}
@@ -183,6 +193,22 @@ def draw_figure_2(starts):
     plt.show()
 
 
+draw_figure_2({"balanced": chain, "unbalanced": rescaled})
+
+# %% [markdown]
+# From $(1, 1)$ both take the same step, to $(2, 2)$: the function $4x$. From
+# $(100, 0.01)$, the same function, SGD hardly touches the large weight and makes the
+# small one ten thousand times larger. Path-SGD doubles both, and so stays a rescaling
+# of what it did before.
+#
+# ## Figure 2 (c): two functions from one
+#
+# One could hope to repair this by shrinking the weights after each step. That won't do.
+# With two inputs of 1, two hidden units and two outputs, only the first unit is
+# rescaled by 100 here, and SGD then changes its part of the function and hardly the
+# other's.
+
+# %%
 square = dense(np.ones((2, 2)), np.ones((2, 2)))
 network = pathsgd.layered_network(square)
 draw_figure_2(
@@ -234,15 +260,24 @@ for path in itertools.product(*map(range, WIDTHS)):
     for k, edge in enumerate(edges):
         gammas[k][edge] += math.prod(weights[:k] + weights[k + 1 :]) ** 2
 
-print(f"paths: {math.prod(WIDTHS)}")
-print(f"phi, path by path: {math.sqrt(phi_squared):.6f}")
-print(f"phi, path_norm:    {pathsgd.path_norm(network, tiny):.6f}")
-
-for gamma, scaling in zip(
-    gammas, jax.tree.leaves(pathsgd.path_scaling(network, tiny)), strict=True
-):
+found = jax.tree.leaves(pathsgd.path_scaling(network, tiny))
+for scaling, gamma in zip(found, gammas, strict=True):
     np.testing.assert_allclose(scaling, gamma, rtol=1e-5)
-print("gamma, path by path: as path_scaling finds it, for every weight")
+np.testing.assert_allclose(pathsgd.path_norm(network, tiny) ** 2, phi_squared, 1e-5)
+
+
+def draw_agreement(label, values):
+    axes = plt.figure(figsize=(4.2, 3.6), layout="constrained").subplots()
+    for k, (gamma, value) in enumerate(zip(gammas, values, strict=True)):
+        axes.loglog(gamma.ravel(), value.ravel(), "os^"[k], label=f"layer {k + 1}")
+    axes.axline((1, 1), (10, 10), color="0.7", linewidth=0.8, zorder=0)
+    axes.set(xlabel=r"$\gamma$, path by path", ylabel=label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    plt.show()
+
+
+draw_agreement(r"$\gamma$, by path_scaling", found)
 
 # %% [markdown]
 # The picture shows one weight $e$ and the paths through it; $\gamma(w, e)$ adds up
@@ -303,7 +338,7 @@ squares = jax.tree.map(jnp.square, tiny)
 by_gradient = jax.grad(lambda q: apply(q, jnp.ones(WIDTHS[0])).sum())(squares)
 for gamma, derivative in zip(gammas, jax.tree.leaves(by_gradient), strict=True):
     np.testing.assert_allclose(derivative, gamma, rtol=1e-5)
-print("gamma is the gradient of phi squared with respect to the squared weights")
+draw_agreement(r"$\partial \phi^2 / \partial q$", jax.tree.leaves(by_gradient))
 
 # %% [markdown]
 # ## Lemma 4.1: the best of all rescalings
@@ -346,29 +381,21 @@ def random_rescaling(key):
 max_norms, path_norms = random_rescaling(jax.random.split(jax.random.key(2), SAMPLES))
 phi = pathsgd.path_norm(network, start)
 minimum = pathsgd.max_norm(network, pathsgd.balance(network, start)) ** depth
-print(f"phi                                    {phi:.5f}")
-print(f"max-norm**d, balanced                  {minimum:.5f}")
-print("max-norm**d, as initialised            ", end="")
-print(f"{pathsgd.max_norm(network, start) ** depth:.5f}")
-print(f"max-norm**d, best of {SAMPLES} rescalings".ljust(39) + f"{max_norms.min():.5f}")
-print(f"phi of all of them, relative spread    {np.ptp(path_norms) / phi:.1e}")
+initial = pathsgd.max_norm(network, start) ** depth
+np.testing.assert_allclose(path_norms, phi, 1e-5)  # of all rescalings
 
 # %%
 figure, axes = plt.subplots(figsize=(7.5, 3.6), layout="constrained")
 edges = np.geomspace(0.8 * phi, 1.1 * max_norms.max(), 60)
 axes.hist(max_norms, edges, color="0.6", label="random rescalings of it")
-axes.axvline(
-    pathsgd.max_norm(network, start) ** depth,
-    color="black",
-    linestyle="--",
-    label="the network as initialised",
-)
-axes.axvline(
-    minimum, color=COLOURS["path_sgd"], linewidth=3, label="balanced: the path norm"
-)
+label = f"the network as initialised, {initial:.2f}"
+axes.axvline(initial, color="black", linestyle="--", label=label)
+label = f"balanced, {minimum:.4f} (path norm {phi:.4f})"
+axes.axvline(minimum, color=COLOURS["path_sgd"], linewidth=3, label=label)
 axes.set_xscale("log")
 axes.set(xlabel=r"max-norm to the power of the depth, $\mu(\tilde w)^d$")
 axes.set(ylabel="number of rescalings")
+axes.set_ylim(top=1.4 * axes.get_ylim()[1])
 axes.spines[["top", "right"]].set_visible(False)
 axes.legend(frameon=False)
 plt.show()
@@ -468,3 +495,13 @@ plt.show()
 # %% [markdown]
 # Path-SGD and Path-Adam stay together up to the precision of float32; SGD and Adam
 # learn different functions from the first step on.
+#
+# ## Try
+#
+# - In the last part, give only one unit a factor, of 100 say: how far do SGD's
+#   functions come apart?
+# - `pathsgd.path_sgd(0.01, p=1)`: another $\gamma$, the same bits.
+# - `optax.chain(pathsgd.scale_by_path_norm(), optax.adam(0.001))` among the optimizers.
+#   Why are its bits not the same?
+# - A network of one input, one output and two hidden units whose path norm you work out
+#   by hand.

@@ -14,8 +14,6 @@
 # ---
 
 # %% [markdown]
-# [![Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/pathsgd_optax/blob/main/notebooks/tracing.ipynb)
-#
 # # Tracing your own network
 #
 # To divide a gradient by $\gamma$, Path-SGD has to know which weights lie on which
@@ -23,27 +21,59 @@
 # For anything else you *trace* the network once: its function is looked at, operation
 # by operation, without being run. The result is an immutable object that every
 # optimizer and measure of this package takes.
+#
+# **What you will see:** a convolutional network with BatchNorm, where its paths run,
+# before and after training, in a table and in a picture; an nnx model, and a part of
+# one; parameters on no path; what is refused, and why; and how to teach the package an
+# operation that it doesn't know. It takes about half a minute. Networks that normalise
+# and attend as they train are in [gates](gates.ipynb).
 
 # %%
 import importlib.util
+import sys
+from pathlib import Path
 
 
+# The package is that of the clone around this notebook, or what is installed. In Colab
+# it comes from where the notebook was opened, or from a wheel that you upload.
+clones = [x for x in Path.cwd().parents if (x / "pathsgd_optax/__init__.py").exists()]
+sys.path[:0] = map(str, clones)
 if importlib.util.find_spec("pathsgd_optax") is None:
+    if "google.colab" not in sys.modules:
+        raise ImportError("Open this notebook from a clone, or install pathsgd_optax.")
+    import re
+    from socket import gethostbyname, gethostname
+    from urllib.parse import unquote
+    from urllib.request import urlopen
+
+    from google.colab import files
+
+    sessions = f"http://{gethostbyname(gethostname())}:9000/api/sessions"
+    try:
+        opened = unquote(urlopen(sessions).read().decode())
+    except OSError:  # Colab doesn't say.
+        opened = ""
+    if found := re.search(r"github\.com/[\w.-]+/[\w.-]+(?=/blob/)", opened):
+        source = f"git+https://{found[0]}"
+    else:
+        print("Upload the wheel, pathsgd_optax-*.whl:")
+        (source,) = files.upload()
+    print(f"The package is taken from {source}.")
     # Where JAX has a plug-in for a GPU or a TPU, both need the same version.
     plugins = {"jax_cuda12_plugin": "cuda12", "libtpu": "tpu"}
     extras = ",".join(plugins[x] for x in plugins if importlib.util.find_spec(x))
-    source = "git+https://github.com/OWNER/pathsgd_optax"
-    # %pip install --quiet "jax[{extras}]" "pathsgd-optax[benchmarks] @ {source}"
+    # %pip install --quiet "jax[{extras}]" "{source}"
 
 # %%
 import os
+import textwrap
 
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import numpy as np
 import optax
 from flax import linen as nn, nnx
+from IPython.display import ProgressBar
 from jax.extend.core import primitives
 from sklearn.datasets import load_digits
 
@@ -105,27 +135,14 @@ print(network.summary(params, constants=constants))
 # of $\phi^2$ that runs through it, and would be gone if it were 0. A shortcut leads
 # around the second convolution, and so its share is smaller than that of the first.
 # Biases are 0 when they are made, and have no share yet.
-
+#
+# The same as a picture, with the parameters in the order in which paths meet them. On
+# the right is what gradients will be divided by, $\gamma$: from the least to the
+# largest of each parameter, broad between the quartiles, with a point at the median.
 
 # %%
-def path_shares(params, constants):
-    """The part of phi squared that would be gone without each parameter."""
-
-    def mass(params):
-        return pathsgd.path_norm(network, params, constants=constants) ** 2
-
-    shares = {}
-    for path, leaf in jax.tree.leaves_with_path(params):
-        module, name = (key.key for key in path)
-        changed = params[module] | {name: jnp.zeros_like(leaf)}
-        rest = mass(params | {module: changed})
-        shares[f"{module} {name}"] = 1 - rest / mass(params)
-    return shares
-
-
-before = path_shares(params, constants)
-for name, share in before.items():
-    print(f"{name:18} {share:6.1%}")
+pathsgd.plot_paths(network, params, constants=constants)
+plt.show()
 
 # %% [markdown]
 # For the weights of a kernel, this is what $\gamma$ adds up to:
@@ -149,6 +166,10 @@ for name in ("Conv_0", "Conv_1", "Dense_0"):
 # A kernel of a convolution is used at every pixel, and $\gamma$ sums over all of these
 # uses. So $\gamma$ and $\phi$ grow with the size of the image, and the step size that
 # is best with it.
+#
+# (Traced as it trains, with `train=True, gates=True`, the network needs no constants,
+# and Path-SGD trains it better: see [gates](gates.ipynb). What is traced here is the
+# network that will be used in the end.)
 
 # %%
 optimizer = pathsgd.path_sgd(0.03, network, momentum=0.9)
@@ -183,35 +204,35 @@ def train_epoch(carry, key):
 
 
 carry, losses = (params, variables["batch_stats"], optimizer.init(params)), []
-for key in jax.random.split(jax.random.key(1), EPOCHS):
+keys = jax.random.split(jax.random.key(1), EPOCHS)
+for key, _ in zip(keys, ProgressBar(EPOCHS), strict=True):
     carry, epoch_losses = train_epoch(carry, key)
     losses.extend(epoch_losses.tolist())
-params, batch_stats, _ = carry
-constants = {"batch_stats": batch_stats}
+trained, batch_stats, _ = carry
+trained_constants = {"batch_stats": batch_stats}
 
 # %%
-after = path_shares(params, constants)
-figure, (left, right) = plt.subplots(
-    1, 2, figsize=(10.5, 3.8), layout="constrained", width_ratios=(1, 1.2)
+axes = plt.figure(figsize=(6, 3.2), layout="constrained").subplots()
+axes.plot(losses, color="#D55E00", linewidth=1.2)
+axes.set(xlabel="step", ylabel="objective (cross-entropy)")
+axes.spines[["top", "right"]].set_visible(False)
+axes.grid(color="0.92")
+plt.show()
+
+# %% [markdown]
+# And what has become of the paths? Each state of the network is drawn with its own
+# running averages. Around the second convolution there is a shortcut, and before
+# training half of the paths take it; after training, most run through the convolution.
+
+# %%
+pathsgd.plot_paths(
+    network,
+    params,
+    trained,
+    constants=constants,
+    constants_after=trained_constants,
+    labels=("before training", "after training"),
 )
-left.plot(losses, color="#D55E00", linewidth=1.8)
-left.set(xlabel="step", ylabel="objective (cross-entropy)")
-left.grid(color="0.92")
-rows = np.arange(len(before))
-right.barh(rows - 0.2, before.values(), 0.4, color="0.7", label="before training")
-right.barh(rows + 0.2, after.values(), 0.4, color="#D55E00", label="after training")
-right.set_yticks(rows, before)
-right.invert_yaxis()
-right.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-right.set(xlabel="share of the path mass")
-figure.legend(
-    *right.get_legend_handles_labels(),
-    loc="outside upper right",
-    ncols=2,
-    frameon=False,
-)
-for axes in (left, right):
-    axes.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 # %% [markdown]
@@ -220,12 +241,13 @@ plt.show()
 # constants into the state before, and the update is the same.
 
 # %%
-gradients = jax.tree.map(jnp.ones_like, params)
-state = optimizer.init(params)
-given, _ = optimizer.update(gradients, state, params, constants=constants)
-state = pathsgd.set_constants(state, constants)
-held, _ = optimizer.update(gradients, state, params)
-print(jax.tree.all(jax.tree.map(jnp.array_equal, given, held)))
+gradients = jax.tree.map(jnp.ones_like, trained)
+state = optimizer.init(trained)
+given, _ = optimizer.update(gradients, state, trained, constants=trained_constants)
+state = pathsgd.set_constants(state, trained_constants)
+held, _ = optimizer.update(gradients, state, trained)
+same = jax.tree.all(jax.tree.map(jnp.array_equal, given, held))
+print(f"the updates are the same: {same}")
 
 # %% [markdown]
 # ## An nnx model
@@ -267,15 +289,12 @@ def train_step(net, net_optimizer, x, y):
     return loss
 
 
-for step in range(20):
-    loss = train_step(net, net_optimizer, images[:200], labels[:200])
-    if step % 5 == 0:
-        print(f"step {step:2}  objective {loss:.3f}")
-print(
-    net_paths.summary(
-        nnx.state(net, nnx.Param), constants=nnx.state(net, nnx.BatchStat)
-    )
-)
+losses = [
+    train_step(net, net_optimizer, images[:200], labels[:200]).item() for _ in range(20)
+]
+print(f"objective {losses[0]:.3f} to {losses[-1]:.3f}")
+state, averages = nnx.state(net, nnx.Param), nnx.state(net, nnx.BatchStat)
+print(net_paths.summary(state, constants=averages))
 
 # %% [markdown]
 # An optimizer of a part of the parameters, say of the last layer on a frozen body,
@@ -365,7 +384,7 @@ def try_to_trace(module):
     try:
         pathsgd.trace_linen(module, module.init(jax.random.key(0), x), x)
     except ValueError as error:
-        print(f"{error}\n")
+        print(textwrap.fill(str(error), 88), end="\n\n")
 
 
 try_to_trace(nn.Sequential([nn.Dense(8), nn.LayerNorm(), nn.relu, nn.Dense(2)]))
@@ -408,7 +427,7 @@ spectral_params = {
 try:
     pathsgd.trace_network(spectral_network, spectral_params, jnp.ones((1, 64)))
 except ValueError as error:
-    print(error)
+    print(textwrap.fill(str(error), 88))
 
 # %% [markdown]
 # A path rule says what an operation does to the *mass* of the paths that lead to a
@@ -454,11 +473,29 @@ def step(optimizer, params):
     return spectral_network(optax.apply_updates(params, updates), x)
 
 
-for name, optimizer in {
-    "Path-SGD": pathsgd.path_sgd(0.1, spectral_paths),
-    "SGD": optax.sgd(0.1),
-}.items():
-    apart = jnp.abs(
-        step(optimizer, spectral_params) - step(optimizer, twin_params)
-    ).max()
-    print(f"{name:8} largest difference of outputs after a step: {apart:.3g}")
+figure, panels = plt.subplots(1, 2, figsize=(7.5, 3.6), layout="constrained")
+for axes, (name, optimizer) in zip(
+    panels,
+    {"Path-SGD": pathsgd.path_sgd(0.1, spectral_paths), "SGD": optax.sgd(0.1)}.items(),
+    strict=True,
+):
+    outputs = [step(optimizer, params) for params in (spectral_params, twin_params)]
+    axes.plot(outputs[0].ravel(), outputs[1].ravel(), ".", color="0.3", markersize=3)
+    axes.axline((0, 0), slope=1, color="0.7", linewidth=0.8, zorder=0)
+    axes.set_title(f"after a step of {name}", size=10)
+    axes.set(xlabel="outputs", ylabel="outputs of the rescaled network")
+    axes.spines[["top", "right"]].set_visible(False)
+plt.show()
+
+# %% [markdown]
+# It is: after a step of Path-SGD both networks compute the same, and after one of SGD
+# they don't.
+#
+# ## Try
+#
+# - Your own network. What does `summary` say, and does `plot_paths` show a layer that
+#   hardly any path runs through?
+# - Another rule for `fft_p`, such as half of the total. Do the two networks still
+#   compute the same?
+# - A last layer of zeros, then `plot_paths`: which shares are left? That is what
+#   `damping` is for.
