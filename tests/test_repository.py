@@ -57,3 +57,18 @@ def test_contributors_are_shown_the_rules_as_they_are():
     lines = re.findall(r"`(\(_.*?\))`", text)
     assert len(lines) == 2
     assert all(quoted in RULES.read_text() for quoted in (function, *lines))
+
+
+def test_no_address_is_made_up():
+    """The repository has none yet: the package is found from where it is opened."""
+    folders = ("benchmarks", "docs", "notebooks", "pathsgd_optax", ".github")
+    kinds = (".cff", ".ipynb", ".md", ".py", ".toml", ".yml")
+    paths = [
+        *ROOT.iterdir(),
+        *(x for folder in folders for x in (ROOT / folder).rglob("*")),
+    ]
+    texts = [path.read_text() for path in paths if path.suffix in kinds]
+    assert len(texts) > 100
+    assert not any(
+        re.search(r"\bOWNER\b|github\.com/\S+/pathsgd", text) for text in texts
+    )
