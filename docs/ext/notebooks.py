@@ -1,6 +1,7 @@
 """The notebooks as pages, with the outputs that they are stored with."""
 
 import base64
+import math
 import re
 import textwrap
 from collections.abc import Iterator
@@ -18,6 +19,12 @@ PAGE = re.compile(r"\((?P<stem>\w+)\.ipynb(?P<anchor>#[\w-]+)?\)")
 
 INSTALLS = "%pip install"
 """In a cell that readers of the site have no use for, and which they may open."""
+
+PROGRESS = re.compile(r"\[=* *\] \d+/\d+")
+"""IPython's progress bar, which is for those who wait."""
+
+NARROW = 540
+"""The most pixels of a picture that a phone shows whole."""
 
 IMAGES = {"image/png": "png", "image/svg+xml": "svg"}
 
@@ -55,14 +62,22 @@ class Page:
             if kind in output.get("data", {}):
                 yield self._picture(output.data[kind], ending)
                 return
-        if text := output.get("data", {}).get("text/plain"):
+        text = output.get("data", {}).get("text/plain", "")
+        if text and not PROGRESS.fullmatch(text):
             yield _fenced("text", text)
 
     def _picture(self, data: str, ending: str) -> str:
         name = f"{self.stem}_{len(self.pictures) + 1}.{ending}"
         content = base64.b64decode(data) if ending == "png" else data.encode()
         self.pictures[name] = content
-        return f"![What the code above draws, in “{self._section}”]({name})"
+        shown = f"![What the code above draws, in “{self._section}”]({name})"
+        return shown + ("{ .narrow }" if _width(content) <= NARROW else "")
+
+
+def _width(picture: bytes) -> float:
+    """How many pixels wide a PNG is; inf of other formats."""
+    png = picture.startswith(b"\x89PNG")
+    return int.from_bytes(picture[16:20], "big") if png else math.inf
 
 
 def _fenced(language: str, text: str) -> str:

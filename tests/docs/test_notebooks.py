@@ -1,8 +1,11 @@
 """The notebooks as pages of the site."""
 
 import base64
+import io
 
+import matplotlib.pyplot as plt
 import nbformat.v4 as v4
+import numpy as np
 import pytest
 
 from docs.ext.notebooks import Page
@@ -48,3 +51,21 @@ def test_a_picture_is_a_file_that_says_what_it_is(page):
     )
     assert made.pictures == {"some_1.png": b"png"}
     assert made.markdown.endswith("in “Curves”](some_1.png)")
+
+
+@pytest.mark.parametrize("text, shown", [("[===== ] 8/9", False), ("[1/2]", True)])
+def test_a_value_is_shown_and_a_progress_bar_is_not(text, shown, page):
+    data = {"text/plain": text, "text/html": "<b>"}
+    output = v4.new_output("display_data", data=data)
+    made = page(v4.new_code_cell("run()", outputs=[output]))
+    assert (text in made.markdown) == shown
+
+
+@pytest.mark.parametrize("width, ending", [(440, "{ .narrow }"), (960, "")])
+def test_a_picture_that_a_phone_shows_whole_says_so(width, ending, page):
+    file = io.BytesIO()
+    plt.imsave(file, np.zeros((2, width)), format="png")
+    data = {"image/png": base64.b64encode(file.getvalue()).decode()}
+    output = v4.new_output("display_data", data=data)
+    shown = page(v4.new_code_cell("plot()", outputs=[output])).markdown
+    assert shown.endswith(f"(some_1.png){ending}")
