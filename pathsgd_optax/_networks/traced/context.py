@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.extend.core import JaxprEqn
 
 from pathsgd_optax._networks.traced import mass as _mass
+from pathsgd_optax._networks.traced.bounds import UNBOUNDED
+from pathsgd_optax._networks.traced.curves import Curve
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Ray
 from pathsgd_optax._networks.traced.tape import End, Pull, Tape
@@ -20,9 +22,9 @@ from pathsgd_optax._networks.traced.values import (
     MASK,
     NO_EDGE,
     NORM,
-    UNBOUNDED,
     Debt,
     Factor,
+    Logits,
     Uses,
     Value,
 )
@@ -57,6 +59,7 @@ class Context:
         of the paths of what they may find then, and outputs that over their places.
       custom: the rules of `register_path_rule`, as they were when it was traced.
       mixing: what equations owe that mix the examples of a batch, by their identities.
+      curves: what operands are as functions of one array, by their identities.
     """
 
     p: float
@@ -69,6 +72,7 @@ class Context:
     places: int = 0
     custom: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     mixing: Mapping[int, Debt] = dataclasses.field(default_factory=dict)
+    curves: dict[int, tuple[Any, Curve]] = dataclasses.field(default_factory=dict)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -251,7 +255,9 @@ class Context:
         """``x`` with its constant part as paths."""
         if x.is_constant:
             return Value(None, self.edge(edges(x.value.astype(self.dtype))))
-        return dataclasses.replace(x, mass=self.mass(x), offset=None)
+        if x.offset is None:
+            return x
+        return dataclasses.replace(x, mass=self.mass(x), offset=None, parts=())
 
     def unmasked(self, x: Value, side: int = 1, least: float = MASK) -> Value:
         """``x`` as paths, but for entries that constants keep from being the largest.
@@ -272,19 +278,24 @@ class Context:
     def bent(self, x: Value, above: float, below: float) -> Value:
         """What has these slopes on the ray of the data ``x``."""
         x, ray = self.settle(x), x.ray.bent(above, below)
-        ratio = abs(ray.slope / (x.ray.slope or 1))
-        if ratio == 0:
-            mass = self.linear(jnp.zeros_like, x.mass)
-        elif ratio == 1:
-            mass = x.mass
-        else:
-            factor = jnp.asarray(ratio, self.dtype)
-            mass = self.multiply(x.mass, _mass.mass(factor, self.p))
+        mass = self.stretched(x.mass, abs(ray.slope / (x.ray.slope or 1)))
         bounds = (
             0.0 if ray.below <= 0 <= ray.above else -math.inf,
             0.0 if ray.above <= 0 <= ray.below else math.inf,
         )
-        return Value(None, mass, leaves=x.leaves, ray=ray, bounds=bounds)
+        sides = (above / (x.ray.above or 1), below / (x.ray.below or 1))
+        ratios = (min(sides), max(sides))
+        parts = tuple(part.times(ratios, ratios) for part in x.parts)
+        return Value(None, mass, leaves=x.leaves, ray=ray, bounds=bounds, parts=parts)
+
+    def stretched(self, x: Mass, ratio: float) -> Mass:
+        """The mass of what is this number times larger."""
+        if ratio == 0:
+            return self.linear(jnp.zeros_like, x)
+        if ratio == 1:
+            return x
+        factor = jnp.asarray(ratio, self.dtype)
+        return self.multiply(x, _mass.mass(factor, self.p))
 
     def map(self, function: Callable[[jax.Array], jax.Array], x: Value) -> Value:
         """Applies a linear function, with coefficients 0 and 1, to each part."""
@@ -302,6 +313,7 @@ class Context:
             factor=None,
             centred=None,
             multiple=None,
+            parts=(),
         )
 
     def moved(
@@ -309,6 +321,7 @@ class Context:
     ) -> Value:
         """Moves entries, or repeats them; ``how`` names where to."""
         terms = x.terms if x.is_weight else ()
+        parts = () if all(part.is_exact for part in x.parts) else x.parts
         again = functools.partial(self.moved, function, how=how)
         result = self.map(function, x)
         if self.tape is not None and x.mass is not None and _is_whole(how):
@@ -325,19 +338,26 @@ class Context:
             if x.factor is None
             else self.moved_factor(function, x.factor, how),
             centred=None if x.centred is None else again(x.centred),
+            parts=tuple(dataclasses.replace(part, of=again(part.of)) for part in parts),
         )
 
     def moved_factor(
         self, function: Callable[[jax.Array], jax.Array], x: Factor, how: Hashable
     ) -> Factor:
-        """Moves the entries of a factor."""
+        """Moves the entries of a factor; those that are left behind steer nothing."""
 
         def moved(array: Any) -> Any:
             return array if array is None or is_number(array) else function(array)
 
+        def steering(logits: Logits) -> Logits:
+            if _is_whole(how) or logits.value.shape != self.eqn.invars[0].aval.shape:
+                return logits
+            return logits._replace(value=self.moved(function, logits.value, how))
+
         return dataclasses.replace(
             x,
             size=moved(x.size),
+            logits=tuple(map(steering, x.logits)),
             mean=None if x.mean is None else _mass.sum_by(function, x.mean),
             weight=None if x.weight is None else self.moved(function, x.weight, how),
             value=moved(x.value),

@@ -10,21 +10,22 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import given, is_given
-from pathsgd_optax._networks.traced.places import place
-from pathsgd_optax._networks.traced.reasons import CONTROL, GATES
+from pathsgd_optax._networks.traced.reasons import CONTROL
+from pathsgd_optax._networks.traced.rules.functions import (
+    check_refused,
+    evaluate,
+    refusal,
+)
 from pathsgd_optax._networks.traced.rules.registry import (
     CALLS,
     all_constant,
-    apply_rule,
     constant,
-    needs_gates,
 )
 from pathsgd_optax._networks.traced.scans import Operands, parted, scan
 from pathsgd_optax._networks.traced.values import (
     Inputs,
     NoPathError,
     Operand,
-    Refused,
     Value,
     is_traced,
 )
@@ -83,16 +84,12 @@ def _evaluate(
         return interpret(context, jaxpr, [*map(constant, constants), *operands])
     flow = FLOWS.get(eqn.primitive.name)
     try:
-        _check(operands)
         if flow is not None and not all_constant(operands):
+            check_refused(operands)
             return flow(context, operands)
-        return _owing(context, apply_rule(context, operands))
+        return _owing(context, evaluate(context, operands))
     except NoPathError as error:
-        name, reason = eqn.primitive.name, str(error)
-        where = f"{name}{place((*context.callers, eqn))}"
-        advice = "" if context.gates or not needs_gates(name, reason) else GATES
-        message = f"{where} has no path semantics: {reason}{advice}"
-        raise ValueError(message) from None
+        raise refusal(context, str(error)) from None
 
 
 def _owing(context: Context, results: Sequence[Operand]) -> list[Operand]:
@@ -104,12 +101,6 @@ def _owing(context: Context, results: Sequence[Operand]) -> list[Operand]:
         dataclasses.replace(x, leaves=x.leaves | debt) if isinstance(x, Value) else x
         for x in results
     ]
-
-
-def _check(operands: Sequence[Operand]) -> None:
-    for x in operands:
-        if isinstance(x, Refused):
-            raise NoPathError(x.reason)
 
 
 def _called(eqn: JaxprEqn) -> tuple[Jaxpr, Sequence[Any]]:

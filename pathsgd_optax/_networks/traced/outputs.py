@@ -10,7 +10,7 @@ from jax.tree_util import keystr
 
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.mass import Mass
-from pathsgd_optax._networks.traced.values import Factor, Operand, Value
+from pathsgd_optax._networks.traced.values import Factor, Operand, Refused, Value
 
 
 def output_names(outputs: Any, one: Any, batch: int) -> list[str]:
@@ -39,6 +39,8 @@ def output_names(outputs: Any, one: Any, batch: int) -> list[str]:
 def check_ends(names: Sequence[str], outputs: Sequence[Operand]) -> None:
     """Raises unless paths lead to all outputs."""
     for name, output in zip(names, outputs, strict=True):
+        if isinstance(output, Refused) and output.error:
+            raise output.error
         if isinstance(output, Factor):
             raise ValueError(
                 f"{name} of apply_fn are a gate's, which no paths lead to. Leave a "

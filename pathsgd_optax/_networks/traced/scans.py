@@ -18,14 +18,14 @@ from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from pathsgd_optax._networks.traced import mass as _mass
+from pathsgd_optax._networks.traced.bounds import UNBOUNDED, hull
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import is_binary, is_given, parts, units
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Ray
-from pathsgd_optax._networks.traced.rules.factors import bounds_of, hull
+from pathsgd_optax._networks.traced.rules.factors import bounds_of
 from pathsgd_optax._networks.traced.tape import End, Ends, Tape
 from pathsgd_optax._networks.traced.values import (
-    UNBOUNDED,
     Inputs,
     NoPathError,
     Operand,
@@ -432,7 +432,9 @@ def _alone(x: Operand) -> Operand:
         return dataclasses.replace(x, affine=None)
     if not isinstance(x, Value):
         return x
-    return dataclasses.replace(x, terms=(), factor=None, centred=None, multiple=None)
+    return dataclasses.replace(
+        x, terms=(), factor=None, centred=None, multiple=None, parts=()
+    )
 
 
 def _repeated(x: Operand, length: int) -> Operand:

@@ -89,11 +89,16 @@ def trace_network(
       the bounds. sigmoid, tanh, erf and clipping are, and so gelu(x), silu(x) and
       relu6(x) have the paths of x. A softmax over n entries weighs p-th powers by 1/n,
       so attention averages over what its mask allows; so does a look-up in a network
-      with any of this, which chooses one of n rows. A bounded function that multiplies
-      nothing, such as the tanh of a cell, has the paths of its argument.
+      with any of this, which chooses one of n rows.
+    - An activation f, in whatever way it is written, is its value at 0, which is an
+      edge as any constant's, and the paths of its argument x, times the largest size of
+      (f(x) - f(0)) / x: 1 for GELU, SiLU, softplus and tanh, 1/4 for a sigmoid that
+      multiplies nothing. Of a sum of multiples of x, such as h + z * (x - h), the
+      multiples are added first.
     - Parameters that do nothing but steer gates (queries, keys, routers, the gates of
       an LSTM) have paths that end in the logits, where what else feeds these counts as
-      constant. So rescaling queries against keys changes nothing.
+      constant. So rescaling queries against keys changes nothing. Logits are counted in
+      such units that their gate is as steep as a sigmoid.
     - Other products of data multiply masses: up and gate, bilinear layers.
     - :math:`\Phi_p` is the mean over the places that outputs have (all axes but the
       first and the last): a language model's scaling doesn't grow with its context.

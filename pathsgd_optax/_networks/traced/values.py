@@ -11,7 +11,6 @@ multiplied, because what is added next may belong to the same edge: BatchNorm su
 
 import dataclasses
 import enum
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple, TypeAlias
@@ -19,14 +18,18 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 from jax.extend.core import JaxprEqn
 
+from pathsgd_optax._networks.traced.bounds import (
+    UNBOUNDED,
+    Bounds,
+    hull,
+    is_bounded,
+    largest,
+    products,
+    sums,
+)
+from pathsgd_optax._networks.traced.curves import Curve, total
 from pathsgd_optax._networks.traced.rays import Ray, Step
 
-
-Bounds: TypeAlias = tuple[float, float]
-"""The numbers between which all entries are known to be."""
-
-UNBOUNDED: Bounds = (-math.inf, math.inf)
-"""The bounds of what is not clipped."""
 
 OUTPUT, NORM, GATE = "output", "norm", "gate"
 """Where paths end: at the network's outputs, at a normalisation, or at a gate."""
@@ -91,6 +94,7 @@ class Value:
       factor: what else it is, as a factor, if it has been squared, summed, or bounded.
       centred: what it was before its mean was taken away.
       multiple: the data that it is a multiple of, and by which weight or constant.
+      parts: what it is the sum of, if that is more than itself.
     """
 
     value: Any  # jax.Array | None, as the others: rules know which they have got
@@ -112,6 +116,7 @@ class Value:
     factor: Any = None  # Factor | None
     centred: Any = None  # Value | None
     multiple: Any = None  # tuple[Value, Value] | None
+    parts: tuple["Part", ...] = ()
 
     @property
     def zero(self) -> bool:
@@ -170,9 +175,71 @@ class Value:
         """What it is the sum of."""
         return self.terms or (self,)
 
+    @property
+    def summed(self) -> tuple["Part", ...]:
+        """The multiples of arrays that it is the sum of, but for constants."""
+        ray = self.ray
+        return self.parts or (Part(self, (ray.above,) * 2, (ray.below,) * 2),)
+
     def renamed(self) -> "Value":
         """The same array, of no known multiples."""
         return dataclasses.replace(self, ray=Ray())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Part:
+    """A multiple of an array z, by a factor that may depend on data.
+
+    Args:
+      of: an array on the ray of z.
+      above: the bounds of the factor where z is positive.
+      below: the same where z is negative.
+      curve: the factor as a function of another array, if it is one.
+    """
+
+    of: Value
+    above: Bounds = dataclasses.field(metadata={"static": True})
+    below: Bounds = dataclasses.field(metadata={"static": True})
+    curve: Curve | None = dataclasses.field(default=None, metadata={"static": True})
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the factor is a number on either side."""
+        return self.above[0] == self.above[1] and self.below[0] == self.below[1]
+
+    @property
+    def size(self) -> float:
+        """The largest size of the factor."""
+        return largest(hull([self.above, self.below]))
+
+    @property
+    def number(self) -> float | None:
+        """The factor, if it is the same number everywhere."""
+        return self.above[0] if len({*self.above, *self.below}) == 1 else None
+
+    def times(self, above: Bounds, below: Bounds, curve: Curve | None = None) -> "Part":
+        """The multiple by another factor."""
+        above, below = products(self.above, above), products(self.below, below)
+        known = None
+        if curve is not None and self.number is not None:
+            known = curve.scaled(self.number)
+        return Part(self.of, above, below, known)
+
+    def scaled(self, number: float) -> "Part":
+        """The multiple by a number."""
+        part = self.times((number, number), (number, number))
+        known = None if self.curve is None else self.curve.scaled(number)
+        return dataclasses.replace(part, curve=known)
+
+    def plus(self, other: "Part") -> "Part":
+        """The sum of two multiples of one array."""
+        of = self.of if self.of.ray.slope else other.of
+        curve = total(self.curve, other.curve, self.number, other.number)
+        if curve is not None:
+            return Part(of, curve.bounds, curve.bounds, curve)
+        above, below = sums(self.above, other.above), sums(self.below, other.below)
+        return Part(of, above, below)
 
 
 @jax.tree_util.register_dataclass
@@ -262,17 +329,18 @@ class Factor:
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Refused:
-    """A result without path semantics, which matters only where it is used."""
+    """A result without path semantics, which matters only where it is used.
+
+    Args:
+      reason: what is wrong.
+      error: what is raised then, if it is wrong already.
+    """
 
     reason: str
+    error: ValueError | None = None
 
 
 Operand: TypeAlias = Value | Factor | Inputs | Step | Refused
-
-
-def is_bounded(bounds: Bounds) -> bool:
-    """Whether both are known."""
-    return not any(map(math.isinf, bounds))
 
 
 def is_traced(array: Any) -> bool:

@@ -12,12 +12,19 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from pathsgd_optax._networks.traced.bounds import UNBOUNDED, hull, largest
 from pathsgd_optax._networks.traced.context import Context, is_number
 from pathsgd_optax._networks.traced.inputs import MOVING, units
 from pathsgd_optax._networks.traced.rays import Ray
 from pathsgd_optax._networks.traced.reasons import STATISTIC, UNKNOWN
 from pathsgd_optax._networks.traced.rules import factors as _factors
-from pathsgd_optax._networks.traced.rules.factors import full, reading, size_of
+from pathsgd_optax._networks.traced.rules.activations import activated
+from pathsgd_optax._networks.traced.rules.factors import (
+    curve_of,
+    full,
+    reading,
+    size_of,
+)
 from pathsgd_optax._networks.traced.rules.gates import (
     BOUNDED,
     EXPONENTS,
@@ -30,7 +37,6 @@ from pathsgd_optax._networks.traced.rules.operands import constants_of, note
 from pathsgd_optax._networks.traced.rules.primitives import RULES, how_moved, negative
 from pathsgd_optax._networks.traced.rules.sums import add
 from pathsgd_optax._networks.traced.values import (
-    UNBOUNDED,
     Factor,
     Inputs,
     NoPathError,
@@ -53,9 +59,16 @@ def as_paths(context: Context, operands: Sequence[Any]) -> list[Any]:
     """The operands, with gates as input units of their size."""
     pairs = zip(operands, context.eqn.invars, strict=True)
     return [
-        _units(context, x, v.aval.shape) if isinstance(x, Factor) else x
+        _paths(context, x, v.aval.shape) if isinstance(x, Factor) else x
         for x, v in pairs
     ]
+
+
+def _paths(context: Context, x: Factor, shape: Sequence[int]) -> Value:
+    """Those of an activation, if it is one."""
+    curve = curve_of(context, x)
+    result = None if curve is None else activated(context, curve)
+    return _units(context, x, shape) if result is None else result
 
 
 def _units(context: Context, x: Factor, shape: Sequence[int]) -> Value:
@@ -102,7 +115,7 @@ def _negated(context: Context, x: Factor) -> list[Operand]:
 
 
 def _absolute(context: Context, x: Factor) -> list[Operand]:
-    return [dataclasses.replace(x, bounds=(0.0, _factors.largest(x.bounds)))]
+    return [dataclasses.replace(x, bounds=(0.0, largest(x.bounds)))]
 
 
 def _root(context: Context, x: Factor) -> list[Operand]:
@@ -121,7 +134,7 @@ def _function(context: Context, x: Factor) -> list[Operand]:
     bounds = BOUNDED.get(context.eqn.primitive.name) or mapped(context, x.bounds)
     if not all(map(math.isfinite, bounds)):
         raise NoPathError(UNKNOWN)
-    size = _factors.largest(bounds)
+    size = largest(bounds)
     return [Factor(size, bounds=bounds, logits=x.logits, related=x.related)]
 
 
@@ -255,7 +268,7 @@ def _selected(context: Context, which: Any, *cases: Any) -> list[Operand] | None
     else:
         sizes = map(size_of, gates if known.degrees else cases)
         size = functools.reduce(functools.partial(_factors.larger, context), sizes)
-    bounds = _factors.hull([*map(_factors.bounds_of, cases)])
+    bounds = hull([*map(_factors.bounds_of, cases)])
     return [dataclasses.replace(known, size=size, bounds=bounds)]
 
 
@@ -269,7 +282,7 @@ def _concatenated(context: Context, *operands: Any) -> list[Operand] | None:
     pairs = zip(operands, context.eqn.invars, strict=True)
     size = context.bind(*(full(context, size_of(x), v.aval.shape) for x, v in pairs))[0]
     gates = [x for x in operands if isinstance(x, Factor)]
-    bounds = _factors.hull([*map(_factors.bounds_of, operands)])
+    bounds = hull([*map(_factors.bounds_of, operands)])
     known = _with_size(functools.reduce(_factors.joined, gates), size)
     return [dataclasses.replace(known, bounds=bounds)]
 

@@ -17,20 +17,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pathsgd_optax._networks.traced import mass as _mass
+from pathsgd_optax._networks.traced import mass as _mass, multiples as _multiples
+from pathsgd_optax._networks.traced.bounds import (
+    UNBOUNDED,
+    Bounds,
+    is_bounded,
+    largest,
+    powers,
+    products,
+    sums,
+)
 from pathsgd_optax._networks.traced.context import Context, is_number
+from pathsgd_optax._networks.traced.curves import Curve
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import lineage
 from pathsgd_optax._networks.traced.reasons import STATISTIC
 from pathsgd_optax._networks.traced.values import (
     MASK,
-    UNBOUNDED,
-    Bounds,
     Factor,
     Logits,
     NoPathError,
     Value,
-    is_bounded,
     is_traced,
 )
 
@@ -62,10 +69,15 @@ def reading(context: Context, x: Value) -> Factor:
 
 
 def _bounded(context: Context, x: Value) -> Factor:
-    """A gate, which ends the paths to it in units of its size."""
-    size = largest(x.bounds)
-    unit = 1 / size**context.p if size else 0.0
-    return Factor(size, bounds=x.bounds, logits=(Logits(x, unit),), related=x.ray.bases)
+    """A gate, which ends the paths to it where it has the steepness of a sigmoid."""
+    (low, high), logits = x.bounds, dataclasses.replace(x, offset=None)
+    unit = (4 / (high - low)) ** context.p if low < high else 0.0
+    return Factor(
+        largest(x.bounds),
+        bounds=x.bounds,
+        logits=(Logits(logits, unit),),
+        related=x.ray.bases,
+    )
 
 
 def base(x: Value) -> Hashable:
@@ -133,11 +145,6 @@ def _within(context: Context, size: Any, bounds: Bounds) -> Any:
 # Bounds.
 
 
-def largest(bounds: Bounds) -> float:
-    """The largest size of what is between them."""
-    return max(map(abs, bounds))
-
-
 def bounds_of(x: Factor | Value) -> Bounds:
     """The bounds of a factor, or of a constant."""
     if isinstance(x, Factor):
@@ -153,22 +160,6 @@ def range_of(x: Value) -> Bounds:
     if not np.all(np.abs(entries) < MASK):
         return UNBOUNDED
     return float(entries.min()), float(entries.max())
-
-
-def hull(bounds: Sequence[Bounds]) -> Bounds:
-    """The bounds of what is between any of these."""
-    return min(low for low, _ in bounds), max(high for _, high in bounds)
-
-
-def products(x: Bounds, y: Bounds) -> Bounds:
-    """The bounds of products."""
-    ends = [a * b if a and b else 0.0 for a in x for b in y]
-    return min(ends), max(ends)
-
-
-def sums(x: Bounds, y: Bounds) -> Bounds:
-    """The bounds of sums."""
-    return x[0] + y[0], x[1] + y[1]
 
 
 def sums_of_entries(context: Context, bounds: Bounds) -> Bounds:
@@ -187,20 +178,6 @@ def _most_summed(context: Context) -> int:
         case "cumsum":
             return int(shape[params["axis"]])
     return math.prod(shape[axis] for axis in params["axes"])
-
-
-def _powers(bounds: Bounds, exponent: float) -> Bounds:
-    low, high = bounds
-    if low < 0:
-        return UNBOUNDED
-    first = math.inf if low == 0 and exponent < 0 else _power_of(low, exponent)
-    return hull([(first, first), (_power_of(high, exponent),) * 2])
-
-
-def _power_of(number: float, exponent: float) -> float:
-    if math.isinf(number):
-        return 0.0 if exponent < 0 else math.inf
-    return float(number**exponent)
 
 
 # Products.
@@ -280,7 +257,7 @@ def power(context: Context, x: Factor, exponent: float) -> Factor:
         x,
         size=sized(context, of_arrays, of_numbers, x.size),
         degrees=frozenset((name, degree * exponent) for name, degree in x.degrees),
-        bounds=_powers(x.bounds, exponent),
+        bounds=powers(x.bounds, exponent),
         value=None if x.value is None else x.value**exponent,
     )
 
@@ -294,11 +271,21 @@ def _live_powers(exponent: float, size: jax.Array) -> jax.Array:
     return jnp.where(live, jnp.where(live, size, 1) ** exponent, 0)
 
 
-def gated(context: Context, x: Value, gate: Factor) -> Value:
-    """Data times a gate."""
+def curve_of(context: Context, x: Any) -> Curve | None:
+    """What is known of data, or of a factor, as a function of one array."""
+    return context.curves[id(x)][1] if id(x) in context.curves else None
+
+
+def gated(
+    context: Context, x: Value, gate: Factor, curve: Curve | None = None
+) -> Value:
+    """Data times a gate, which may be a function of one array."""
     context.steer(gate)
     x = context.settle(x)
     result = Value(None, x.mass, leaves=x.leaves, ray=x.ray.multiple())
+    if is_number(gate.size) and gate.size == largest(gate.bounds):
+        parts = _multiples.times(x, gate.bounds, curve)
+        result = dataclasses.replace(result, parts=parts)
     if is_number(gate.size) and gate.size == 1:
         return result
     size = Value(full(context, gate.size, context.out_shape))

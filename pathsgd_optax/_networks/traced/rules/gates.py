@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from pathsgd_optax._networks.traced import mass as _mass
+from pathsgd_optax._networks.traced.bounds import Bounds
 from pathsgd_optax._networks.traced.context import Context, is_number
 from pathsgd_optax._networks.traced.inputs import live, units
 from pathsgd_optax._networks.traced.rays import Ray, lineage
@@ -30,12 +31,12 @@ from pathsgd_optax._networks.traced.reasons import (
     UNKNOWN,
 )
 from pathsgd_optax._networks.traced.rules import factors as _factors
-from pathsgd_optax._networks.traced.rules.factors import gated, reading
+from pathsgd_optax._networks.traced.rules.activations import activation
+from pathsgd_optax._networks.traced.rules.factors import curve_of, gated, reading
 from pathsgd_optax._networks.traced.rules.operands import Rule, note, rules
 from pathsgd_optax._networks.traced.rules.primitives import inverse, product
 from pathsgd_optax._networks.traced.values import (
     MASK,
-    Bounds,
     Debt,
     Factor,
     Inputs,
@@ -58,9 +59,6 @@ BOUNDED: dict[str, Bounds] = {
 }
 """The functions that are bounded, whose slope is about 1 at most."""
 
-SHIFTED = frozenset(["cos", "erfc", "logistic"])
-"""Those that aren't 0 at 0."""
-
 LIPSCHITZ = frozenset(["asinh", "expm1", "log1p"])
 """The functions through 0 whose slope is 1 at most, where they are used."""
 
@@ -74,20 +72,12 @@ _numbers = itertools.count()
 
 
 def _bent(context: Context, x: Value) -> list[Operand]:
-    """A function of one array, by whose slope of 1 it has its argument's paths."""
-    name = context.eqn.primitive.name
+    """A function of one array, which has its argument's paths."""
     if x.is_weight:
         return [_parameter(context, x)]
-    if name in LIPSCHITZ and not _is_lipschitz(name, x.bounds):
+    if (result := activation(context, x)) is None:
         raise NoPathError(UNKNOWN)
-    x = context.settle(x)
-    bounds = BOUNDED.get(name) or mapped(context, x.bounds)
-    bent = Value(None, x.mass, leaves=x.leaves, ray=x.ray.multiple(), bounds=bounds)
-    return [dataclasses.replace(bent, shifted=name in SHIFTED)]
-
-
-def _is_lipschitz(name: str, bounds: Bounds) -> bool:
-    return name == "asinh" or (bounds[1] <= 0 if name == "expm1" else bounds[0] >= 0)
+    return [result]
 
 
 def mapped(context: Context, bounds: Bounds) -> Bounds:
@@ -214,7 +204,8 @@ def times(context: Context, x: Any, y: Any) -> Operand:
     if x.is_weight:
         return _factors.weighted(context, factor, x)
     if factor.is_gate:
-        return context.shaped(gated(context, x, factor))
+        curve = curve_of(context, factor)
+        return context.shaped(gated(context, x, factor, curve))
     if x.factor is not None:
         return _factors.times(context, x.factor, factor)
     divides = any(degree < 0 for _, degree in factor.degrees)

@@ -10,7 +10,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Literal
 
-from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.bounds import is_bounded
+from pathsgd_optax._networks.traced.context import Context, is_number
 from pathsgd_optax._networks.traced.reasons import (
     CLIPPED,
     NONLINEAR,
@@ -18,9 +19,16 @@ from pathsgd_optax._networks.traced.reasons import (
     PRODUCT,
     UNKNOWN,
 )
+from pathsgd_optax._networks.traced.rules.factors import reading
 from pathsgd_optax._networks.traced.rules.operands import constants_of, rules
 from pathsgd_optax._networks.traced.rules.primitives import how_moved
-from pathsgd_optax._networks.traced.values import NoPathError, Operand, Refused, Value
+from pathsgd_optax._networks.traced.values import (
+    Factor,
+    NoPathError,
+    Operand,
+    Refused,
+    Value,
+)
 
 
 SIDES = {"max": 1, "min": -1}
@@ -39,7 +47,15 @@ def _pooled(
         x = context.unmasked(x, side)
     ray = x.ray.summed(how_moved(context, 0))
     mass = context.linear(total, context.mass(x))
-    return Value(None, mass, leaves=x.leaves, ray=ray)
+    return Value(None, mass, leaves=x.leaves, ray=ray, factor=_any_gate(context, x))
+
+
+def _any_gate(context: Context, x: Value) -> Factor | None:
+    """The gate that any of the entries are, if all are alike."""
+    if not (context.gates and is_bounded(x.bounds)):
+        return None
+    gate = reading(context, x)
+    return gate if is_number(gate.size) else None
 
 
 def _pooling(side: int, total: Total, context: Context, x: Value) -> list[Operand]:

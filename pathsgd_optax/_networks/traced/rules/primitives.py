@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from pathsgd_optax._networks.traced import mass as _mass
+from pathsgd_optax._networks.traced.bounds import is_bounded, products
 from pathsgd_optax._networks.traced.context import Context, is_number
 from pathsgd_optax._networks.traced.inputs import IDENTITIES, MOVING, evaluated
 from pathsgd_optax._networks.traced.mass import Mass
@@ -30,7 +31,7 @@ from pathsgd_optax._networks.traced.reasons import (
     STATISTICS,
 )
 from pathsgd_optax._networks.traced.rules import factors as _factors
-from pathsgd_optax._networks.traced.rules.factors import gated, reading
+from pathsgd_optax._networks.traced.rules.factors import curve_of, gated, reading
 from pathsgd_optax._networks.traced.rules.operands import (
     all_leaves,
     constants_of,
@@ -42,7 +43,6 @@ from pathsgd_optax._networks.traced.values import (
     NoPathError,
     Operand,
     Value,
-    is_bounded,
     is_traced,
 )
 
@@ -120,7 +120,8 @@ def negative(x: Value) -> Value:
         offset=None if x.offset is None else -x.offset,
         uniform=None if x.uniform is None else -x.uniform,
         ray=x.ray.times(-1),
-        bounds=_factors.products(x.bounds, (-1.0, -1.0)),
+        bounds=products(x.bounds, (-1.0, -1.0)),
+        parts=tuple(part.scaled(-1.0) for part in x.parts),
         terms=tuple(map(negative, x.terms)),
     )
 
@@ -240,12 +241,13 @@ def product(context: Context, x: Value, y: Value) -> Value:
         None if x.offset is None or factor is None else x.offset * factor,
         all_leaves((x, y)),
         ray=x.ray.multiple() if y.uniform is None else x.ray.times(y.uniform),
-        bounds=_factors.products(x.bounds, _factors.bounds_of(y)),
+        bounds=products(x.bounds, _factors.bounds_of(y)),
         shifted=x.shifted,
         stem=_stem(x, y),
         terms=tuple(product(context, term, y) for term in _terms(x, y)),
         factor=_factor_of_product(context, x, y) if context.gates else None,
         multiple=(x, y) if context.gates else None,
+        parts=tuple(part.scaled(y.uniform) for part in x.parts if y.uniform),
     )
     return context.shaped(result)
 
@@ -271,7 +273,7 @@ def _of_data(context: Context, x: Value, y: Value) -> Value:
         raise NoPathError(STATISTICS if x is y else PRODUCT)
     factors = [reading(context, z) for z in (x, y)]
     if (k := _which_gates((x, y), factors)) is not None:
-        return gated(context, (y, x)[k], factors[k])
+        return gated(context, (y, x)[k], factors[k], curve_of(context, (x, y)[k]))
     x, y = context.settle(x), context.settle(y)
     return Value(
         None,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 
+from pathsgd_optax._networks.traced.bounds import UNBOUNDED, hull
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import (
     IDENTITIES,
@@ -39,7 +40,7 @@ from pathsgd_optax._networks.traced.rules import (
 )
 from pathsgd_optax._networks.traced.rules.comparisons import stepped
 from pathsgd_optax._networks.traced.rules.factored import as_paths, factored
-from pathsgd_optax._networks.traced.rules.factors import hull, range_of
+from pathsgd_optax._networks.traced.rules.factors import range_of
 from pathsgd_optax._networks.traced.rules.gates import GATES
 from pathsgd_optax._networks.traced.rules.lookups import LOOK_UPS
 from pathsgd_optax._networks.traced.rules.operands import Rule, all_leaves, note
@@ -50,7 +51,6 @@ from pathsgd_optax._networks.traced.rules.randomness import (
     randomness,
 )
 from pathsgd_optax._networks.traced.values import (
-    UNBOUNDED,
     Factor,
     Inputs,
     NoPathError,

@@ -13,7 +13,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pathsgd_optax._networks.traced import mass as _mass
+from pathsgd_optax._networks.traced import mass as _mass, multiples as _multiples
+from pathsgd_optax._networks.traced.bounds import UNBOUNDED, sums
 from pathsgd_optax._networks.traced.context import Context, edges
 from pathsgd_optax._networks.traced.rays import Ray, lineage
 from pathsgd_optax._networks.traced.rules import factors as _factors
@@ -21,7 +22,6 @@ from pathsgd_optax._networks.traced.rules.factors import base
 from pathsgd_optax._networks.traced.rules.operands import all_leaves, note, rules
 from pathsgd_optax._networks.traced.rules.primitives import negative
 from pathsgd_optax._networks.traced.values import (
-    UNBOUNDED,
     Debt,
     Factor,
     Normalised,
@@ -48,7 +48,7 @@ def add(context: Context, x: Value, y: Value) -> list[Operand]:
     if x.is_weight and y.is_weight:
         total = dataclasses.replace(total, terms=(*x.summands, *y.summands))
     elif x.is_data and y.is_constant:
-        bounds = _factors.sums(x.bounds, _factors.bounds_of(y))
+        bounds = sums(x.bounds, _factors.bounds_of(y))
         ray = _ray_of_sum(x, y)
         total = dataclasses.replace(
             total, ray=ray, bounds=bounds, shifted=bounds != UNBOUNDED, stem=x.stem
@@ -57,13 +57,17 @@ def add(context: Context, x: Value, y: Value) -> list[Operand]:
 
 
 def _followed(context: Context, total: Value, x: Value, y: Value) -> Value:
-    """A sum, with what normalisations have to know of it."""
+    """A sum, with what normalisations and gates have to know of it."""
+    if x.is_data and y.is_data:
+        total = _multiples.added(context, total, x, y)
     if y.is_constant:
         if x.factor is None:
             return total
         return dataclasses.replace(total, factor=_factors.shifted(context, x.factor, y))
     if x.factor is not None and y.factor is not None:
-        return dataclasses.replace(total, factor=_factor_of_sum(context, x, y))
+        bounds = sums(x.bounds, y.bounds)
+        factor = _factor_of_sum(context, x, y)
+        return dataclasses.replace(total, factor=factor, bounds=bounds)
     for before, mean in ((x, y), (y, x)):
         if base(before) in list(lineage(mean.ray.name))[1:]:
             ray, centred = before.ray.centred(mean.ray), before.centred or before
