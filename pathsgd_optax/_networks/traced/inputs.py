@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pathsgd_optax._networks.traced.context import RESHAPING, Context
+from pathsgd_optax._networks.traced.curves import evaluated as evaluated_as_function
 from pathsgd_optax._networks.traced.reasons import DIVIDED, INTEGERS, SCALED, WRITTEN
 from pathsgd_optax._networks.traced.values import (
     Inputs,
@@ -89,8 +90,9 @@ def given(context: Context, *operands: Any) -> list[Operand]:
         [aval] = outputs
         return [Value(jnp.zeros(aval.shape, aval.dtype), uniform=0.0)]
     binary = _makes_binary(name, operands)
+    count = _counted(context, operands) if context.gates else None
     return [
-        _made(*known, binary or aval.dtype == bool)
+        _made(*known, binary or aval.dtype == bool, count)
         for known, aval in zip(_followed(context, operands), outputs, strict=True)
     ]
 
@@ -139,6 +141,8 @@ def _entered(context: Context, x: Inputs, aval: Any, data: bool) -> Value:
     if not (data and name in PRODUCTS):
         is_scaled = x.affine is not None and name in SCALING and not data
         return x.affine if is_scaled else units(context, x, aval)
+    if x.count is not None:
+        return Value(jnp.full(aval.shape, x.count, context.dtype), uniform=x.count)
     if not x.binary:
         if context.gates and name != "div":
             return units(context, x, aval)
@@ -184,13 +188,43 @@ def _avals(context: Context) -> list[Any]:
     return [v.aval for v in context.eqn.invars]
 
 
-def _made(free: Any, value: Any, binary: bool) -> Operand:
-    if free is None or is_traced(free):
+def _made(free: Any, value: Any, binary: bool, count: float | None) -> Operand:
+    if free is None:
+        return Inputs(binary=binary, count=count)
+    if is_traced(free):
         return Inputs(free, value, binary)
     free = np.asarray(free)
     if free.all():
-        return Inputs(binary=binary)
+        return Inputs(binary=binary, count=count)
     return Inputs(free, value, binary) if free.any() else Value(value)
+
+
+def _counted(context: Context, operands: Sequence[Any]) -> float | None:
+    """What sums of inputs are, and what is made of these, where all inputs are 1."""
+    name, counts = context.eqn.primitive.name, [*map(_count, operands)]
+    if name == "reduce_sum" and _is_free(operands[0]):
+        [summed], [total] = _avals(context), [v.aval for v in context.eqn.outvars]
+        return (counts[0] or 1.0) * summed.size / max(total.size, 1)
+    if all(count is None for count in counts):
+        return None
+    if name in RESHAPING and len(operands) == 1:
+        return counts[0]
+    numbers = [_number(*pair) for pair in zip(operands, counts, strict=True)]
+    if any(number is None for number in numbers):
+        return None
+    found = evaluated_as_function(name, context.params, numbers)
+    return None if found is None or found.dtype == bool else float(found)
+
+
+def _count(x: Inputs | Value) -> float | None:
+    return x.count if isinstance(x, Inputs) else None
+
+
+def _number(x: Inputs | Value, count: float | None) -> Any:
+    """The number that an operand is, where all inputs are 1."""
+    if isinstance(x, Value):
+        return x.uniform
+    return np.float64(count or 1.0) if x.free is None else None
 
 
 def _makes_binary(name: str, operands: Sequence[Any]) -> bool:

@@ -40,9 +40,9 @@ SCALED = (
     "is the same for all examples, close over, or pass as `constants`."
 )
 DIVIDED = (
-    "it divides a value on paths by one made of the inputs, as a mean over what a mask "
-    "leaves does. Trace the network with the division by a constant, such as the "
-    "length of the sequence."
+    "it divides a value on paths by one made of the inputs. A mean over what a mask "
+    "leaves, which is divided by the sum of the mask, is read with gates=True. Trace "
+    "the network with the division by a constant, such as the length of the sequence."
 )
 NONLINEAR = (
     "a parameter enters it, and it isn't linear. Weights are products and sums of "

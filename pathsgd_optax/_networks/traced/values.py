@@ -254,12 +254,15 @@ class Inputs:
       value: the array itself, where they have none; None if that is nowhere.
       binary: whether all entries are known to be 0 or 1.
       affine: the paths of units that constants scale and shift, if that is all it is.
+      count: the number that all entries are where the inputs are 1, if these have been
+        summed: how many a mask leaves at most.
     """
 
     free: Any = None  # np.ndarray | jax.Array | None
     value: Any = None  # jax.Array | None
     binary: bool = dataclasses.field(default=False, metadata={"static": True})
     affine: Any = None  # Value | None
+    count: float | None = dataclasses.field(default=None, metadata={"static": True})
 
 
 class Logits(NamedTuple):

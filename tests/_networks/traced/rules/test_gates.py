@@ -513,6 +513,39 @@ def test_forms_of_attention():
         chex.assert_trees_all_close(other, first, rtol=1e-5)
 
 
+MEANS = {
+    "of booleans": lambda h, m: (h * m[..., None]).sum(1) / m.sum(1, keepdims=True),
+    "where": lambda h, m: jnp.mean(h, 1, where=m[..., None]),
+    "of numbers": lambda h, m: (
+        (h * (m * 1.0)[..., None]).sum(1) / jnp.maximum((m * 1.0).sum(1), 1.0)[:, None]
+    ),
+    "of shares": lambda h, m: (h * (m / m.sum(1, keepdims=True))[..., None]).sum(1),
+    "einsum": lambda h, m: jnp.einsum("bt,bti->bi", m / m.sum(1, keepdims=True), h),
+}
+
+
+@pytest.mark.parametrize("dtype", [bool, int, float])
+def test_a_mean_over_what_a_mask_leaves_is_one_over_all(dtype):
+    shapes = {"table": (7, D), "w": (D, D), "out": (D, 2)}
+    forms = [name for name in MEANS if name != "where" or dtype is bool]
+    params = {name: weights(**shapes) for name in forms}
+    x = {"ids": jnp.zeros((2, T), int), "mask": jnp.ones((2, T), dtype)}
+
+    def apply_fn(params, x):
+        return sum(
+            MEANS[name](jax.nn.gelu(q["table"][x["ids"]] @ q["w"]), x["mask"])
+            @ q["out"]
+            for name, q in params.items()
+        )
+
+    def phi(q):
+        return sum(
+            jnp.sum(z["table"] @ z["w"] @ z["out"]) * T / T**2 for z in q.values()
+        )
+
+    check(apply_fn, phi, params, x)
+
+
 PRODUCTS = {
     "up and gate": lambda x, y: (jax.nn.silu(x) * y, x * y),
     "bilinear": lambda x, y: (x * y, x * y),
