@@ -205,7 +205,10 @@ class Context:
             self.uses.end(GATE, logits.value.leaves)
             if self.tape is not None:
                 mass = logits.value.mass
-                unit = jnp.full(mass.shape, logits.unit * self.share, self.dtype)
+                unit = jnp.asarray(logits.unit * self.share, self.dtype)
+                if (offset := logits.value.offset) is not None:
+                    unit = jnp.where(offset <= -MASK, 0, unit)
+                unit = jnp.broadcast_to(unit, mass.shape)
                 self.tape.steered(mass, _mass.mass(unit, 1.0))
 
     def output(self, x: Mass) -> End:
@@ -352,7 +355,8 @@ class Context:
         def steering(logits: Logits) -> Logits:
             if _is_whole(how) or logits.value.shape != self.eqn.invars[0].aval.shape:
                 return logits
-            return logits._replace(value=self.moved(function, logits.value, how))
+            value = self.moved(function, logits.value, how)
+            return Logits(value, moved(logits.unit))
 
         return dataclasses.replace(
             x,

@@ -10,7 +10,15 @@ from jax.tree_util import keystr
 
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.mass import Mass
-from pathsgd_optax._networks.traced.values import Factor, Operand, Refused, Value
+from pathsgd_optax._networks.traced.reasons import STATISTIC
+from pathsgd_optax._networks.traced.values import (
+    Factor,
+    Logarithm,
+    Operand,
+    Refused,
+    Value,
+    Weighed,
+)
 
 
 def output_names(outputs: Any, one: Any, batch: int) -> list[str]:
@@ -41,11 +49,13 @@ def check_ends(names: Sequence[str], outputs: Sequence[Operand]) -> None:
     for name, output in zip(names, outputs, strict=True):
         if isinstance(output, Refused) and output.error:
             raise output.error
-        if isinstance(output, Factor):
+        if isinstance(output, Factor | Logarithm):
             raise ValueError(
                 f"{name} of apply_fn are a gate's, which no paths lead to. Leave a "
                 "softmax to the loss, and return the logits."
             )
+        if isinstance(output, Weighed):
+            raise ValueError(f"{name} of apply_fn have no path semantics: {STATISTIC}")
         if not (isinstance(output, Value) and output.is_data):
             raise ValueError(
                 f"{name} of apply_fn are not floating values that depend on x and on "

@@ -80,6 +80,11 @@ STATISTIC = (
     "else than to divide what it is made of. Divide by it, or by its root, the values "
     "themselves, and write a softmax as jax.nn.softmax."
 )
+LOGARITHM = (
+    "it uses the logarithm of a sum, as that of log_softmax, which exp may undo, but "
+    "which has no paths. If it ends the network, leave it to the loss, and return the "
+    "logits."
+)
 POWER = "it takes a power of a value that depends on the inputs. " + HOMOGENEOUS
 DIVISION = "it divides by a value that depends on the inputs. " + HOMOGENEOUS
 ROUNDED = "it makes integers of a value that depends on the inputs. " + HOMOGENEOUS

@@ -62,6 +62,13 @@ class Normalised(NamedTuple):
     number: int
 
 
+class Exponential(NamedTuple):
+    """The name of an exponential, as the terms of a softmax are: that of its base."""
+
+    function: str
+    ray: Ray
+
+
 class Randomness(enum.IntEnum):
     """What a constant is made of, among what is drawn when the program runs."""
 
@@ -270,12 +277,11 @@ class Logits(NamedTuple):
 
     Args:
       value: the paths.
-      unit: the slope that they have for it: the inverse of a gate's size, if it is one
-        itself.
+      unit: the slope that they have for it: a number, if it is one for all entries.
     """
 
     value: Value
-    unit: float = 1.0
+    unit: Any = 1.0  # jax.Array | float
 
 
 @jax.tree_util.register_dataclass
@@ -324,9 +330,33 @@ class Factor:
         return self.bounded or not self.degrees
 
     @property
+    def is_exponential(self) -> bool:
+        """Whether it is one of a softmax' terms, or their sum."""
+        names = [name for name, _ in self.degrees]
+        return bool(names) and all(isinstance(name, Exponential) for name in names)
+
+    @property
     def one_sided(self) -> bool:
         """Whether it has one sign."""
         return self.bounds[0] >= 0 or self.bounds[1] <= 0
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Logarithm:
+    """The logarithm of a statistic, plus data."""
+
+    of: Factor
+    plus: Value | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weighed:
+    """Data times a statistic, by whose sum it is to be divided."""
+
+    value: Value
+    factor: Factor
 
 
 @jax.tree_util.register_static
@@ -343,7 +373,7 @@ class Refused:
     error: ValueError | None = None
 
 
-Operand: TypeAlias = Value | Factor | Inputs | Step | Refused
+Operand: TypeAlias = Value | Factor | Inputs | Step | Refused | Logarithm | Weighed
 
 
 def is_traced(array: Any) -> bool:

@@ -39,9 +39,11 @@ from pathsgd_optax._networks.traced.rules.sums import add
 from pathsgd_optax._networks.traced.values import (
     Factor,
     Inputs,
+    Logarithm,
     NoPathError,
     Operand,
     Value,
+    Weighed,
 )
 
 
@@ -138,6 +140,10 @@ def _function(context: Context, x: Factor) -> list[Operand]:
     return [Factor(size, bounds=bounds, logits=x.logits, related=x.related)]
 
 
+def _logarithm(context: Context, x: Factor) -> list[Operand]:
+    return [Logarithm(x)] if x.is_exponential else _function(context, x)
+
+
 # Sums and products.
 
 
@@ -197,11 +203,17 @@ def _contracted(context: Context, x: Any, y: Any, *rest: Any) -> list[Operand] |
     if any(isinstance(z, Value) and z.is_weight for z in others):
         return None
     pairs = zip((x, y), context.eqn.invars, strict=False)
+    open_ = [z for z in (x, y) if isinstance(z, Factor) and not z.is_gate]
     averaged = [_weighing(context, z, v.aval) for z, v in pairs]
-    return RULES[context.eqn.primitive.name](context, *averaged, *rest)
+    result: Any = RULES[context.eqn.primitive.name](context, *averaged, *rest)[0]
+    if not open_:
+        return [result]
+    return [Weighed(result, dataclasses.replace(open_[0], size=1.0))]
 
 
 def _weighing(context: Context, x: Any, aval: Any) -> Value:
+    if isinstance(x, Factor) and x.is_exponential and not x.is_gate:
+        return Value(full(context, x.size, aval.shape))
     if isinstance(x, Factor):
         return _average(context, x, aval.shape)
     return units(context, x, aval) if isinstance(x, Inputs) else x
@@ -297,7 +309,8 @@ _TABLE: list[tuple[FactorRule, str]] = [
     (_absolute, "abs"),
     (_root, "cbrt integer_pow rsqrt sqrt square"),
     (_power, "pow"),
-    (_function, " ".join([*BOUNDED, *LIPSCHITZ, "exp exp2 log"])),
+    (_function, " ".join([*BOUNDED, *LIPSCHITZ, "exp exp2"])),
+    (_logarithm, "log"),
     (_times, "mul"),
     (_divided, "div"),
     (_added, "add add_any"),

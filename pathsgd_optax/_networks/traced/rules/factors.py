@@ -248,6 +248,11 @@ def _shaped(context: Context, x: Factor, **changed: Any) -> Factor:
     return dataclasses.replace(x, **(shaped | changed))
 
 
+def broadcast(context: Context, x: Factor) -> Factor:
+    """``x`` in the shape of the result."""
+    return _shaped(context, x)
+
+
 def power(context: Context, x: Factor, exponent: float) -> Factor:
     """A power of a factor."""
     unweighted(x)

@@ -38,6 +38,7 @@ from pathsgd_optax._networks.traced.rules.primitives import inverse, product
 from pathsgd_optax._networks.traced.values import (
     MASK,
     Debt,
+    Exponential,
     Factor,
     Inputs,
     Logits,
@@ -45,6 +46,7 @@ from pathsgd_optax._networks.traced.values import (
     Normalised,
     Operand,
     Value,
+    Weighed,
 )
 
 
@@ -95,28 +97,23 @@ def _parameter(context: Context, x: Value) -> Value:
 
 
 def _exponential(context: Context, x: Value) -> list[Operand]:
-    """What scales with nothing but itself, as the terms of a softmax do."""
-    if x.is_weight:
-        return [_parameter(context, x)]
+    return [_parameter(context, x) if x.is_weight else exponential(context, x)]
+
+
+def exponential(context: Context, x: Value) -> Factor:
+    """What scales with nothing but itself, as the terms of a softmax do.
+
+    What was taken away from all of its logits doesn't count.
+    """
     logits = x if x.centred is None else x.centred
-    return [
-        Factor(
-            _allowed(context, x.offset),
-            degrees=frozenset([((context.eqn.primitive.name, x.ray), 1.0)]),
-            bounds=mapped(context, x.bounds),
-            logits=(Logits(_unmasked(context, logits)),),
-            related=x.ray.bases,
-        )
-    ]
-
-
-def _unmasked(context: Context, x: Value) -> Value:
-    """The paths to what no constant masks."""
-    if x.offset is None:
-        return x
-    masked = x.offset <= -MASK
-    mass = context.linear(lambda part: jnp.where(masked, 0, part), x.mass)
-    return dataclasses.replace(x, mass=mass, offset=None)
+    name = Exponential(context.eqn.primitive.name, logits.ray)
+    return Factor(
+        _allowed(context, x.offset),
+        degrees=frozenset([(name, 1.0)]),
+        bounds=mapped(context, x.bounds),
+        logits=(Logits(dataclasses.replace(logits, offset=x.offset)),),
+        related=x.ray.bases,
+    )
 
 
 def _allowed(context: Context, offset: jax.Array | None) -> Any:
@@ -167,16 +164,15 @@ def _part(context: Context, x: Factor) -> Factor:
     """
     size = _factors.power(context, x, 1 / context.p).size
     bounds = (0.0, 1.0) if x.bounds[0] >= 0 else x.bounds
-    logits = tuple(_shown(context, z, x.size) for z in x.logits)
+    logits = tuple(_shown(z, x.size) for z in x.logits)
     return dataclasses.replace(x, size=size, bounds=bounds, logits=logits)
 
 
-def _shown(context: Context, x: Logits, size: Any) -> Logits:
+def _shown(x: Logits, size: Any) -> Logits:
     """Logits, without those of masked entries, however they are masked."""
     if is_number(size) or size.shape != x.value.shape:
         return x
-    mass = context.linear(lambda part: jnp.where(size != 0, part, 0), x.value.mass)
-    return x._replace(value=dataclasses.replace(x.value, mass=mass))
+    return x._replace(unit=jnp.where(size != 0, x.unit, 0))
 
 
 def times(context: Context, x: Any, y: Any) -> Operand:
@@ -208,8 +204,16 @@ def times(context: Context, x: Any, y: Any) -> Operand:
         return context.shaped(gated(context, x, factor, curve))
     if x.factor is not None:
         return _factors.times(context, x.factor, factor)
+    if x.is_data and factor.is_exponential:
+        return _weighed(context, x, factor)
     divides = any(degree < 0 for _, degree in factor.degrees)
     raise NoPathError(DIVISION if divides else STATISTIC)
+
+
+def _weighed(context: Context, x: Value, factor: Factor) -> Weighed:
+    sizes = dataclasses.replace(factor, degrees=frozenset(), logits=())
+    value = context.shaped(gated(context, x, sizes))
+    return Weighed(value, dataclasses.replace(factor, size=1.0))
 
 
 # Normalisation.

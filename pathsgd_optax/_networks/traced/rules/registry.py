@@ -50,13 +50,16 @@ from pathsgd_optax._networks.traced.rules.randomness import (
     check_randomness,
     randomness,
 )
+from pathsgd_optax._networks.traced.rules.softmaxes import in_parts
 from pathsgd_optax._networks.traced.values import (
     Factor,
     Inputs,
+    Logarithm,
     NoPathError,
     Operand,
     Refused,
     Value,
+    Weighed,
     is_traced,
 )
 from pathsgd_optax._vocabulary import described
@@ -178,6 +181,8 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
                 raise
         operands = [Inputs(binary=True) if isinstance(x, Step) else x for x in operands]
     operands = [_cast(context, x) for x in operands]
+    if any(isinstance(x, Logarithm | Weighed) for x in operands):
+        return in_parts(context, *operands)
     if any(isinstance(x, Factor) for x in operands):
         results = factored(context, *operands)
         if results is not None:

@@ -488,27 +488,44 @@ SOFTMAXES = {
     "softmax": lambda x: jax.nn.softmax(x, -1),
     "quotient": lambda x: (lambda e: e / e.sum(-1, keepdims=True))(jnp.exp(x)),
     "product": lambda x: (lambda e: e * (1 / e.sum(-1, keepdims=True)))(jnp.exp(x)),
+    "of logarithms": lambda x: jnp.exp(jax.nn.log_softmax(x, -1)),
+    "less a logarithm": lambda x: jnp.exp(x - jax.nn.logsumexp(x, -1)[..., None]),
 }
+
+
+def by_sums(x, v):
+    """Attention that divides last."""
+    e = jnp.exp(x - x.max(-1, keepdims=True))
+    return (e @ v) / e.sum(-1, keepdims=True)
+
+
+def entry_by_entry(x, v):
+    e = jnp.exp(x)
+    return (e[..., None] * v[:, None]).sum(2) / e.sum(-1)[..., None]
+
+
+ATTENTIONS = {
+    name: lambda x, v, softmax=softmax: softmax(x) @ v
+    for name, softmax in SOFTMAXES.items()
+} | {"divided last": by_sums, "entry by entry": entry_by_entry}
 
 
 def test_forms_of_attention():
     params = weights(**{name: (4, D) for name in "qkv"})
 
-    def scaling(mask, softmax):
+    def scaling(mask, attention):
         def apply_fn(params, x):
             q, k, v = (x @ params[name] for name in "qkv")
-            weight = softmax(mask(q @ k.swapaxes(-1, -2)))
-            return weight @ v
+            return attention(mask(q @ k.swapaxes(-1, -2)), v)
 
         return pathsgd.path_scaling(
             trace(apply_fn, params, jnp.ones((2, T, 4))), params
         )
 
     first, *others = (
-        scaling(mask, softmax)
-        for mask in MASKED.values()
-        for softmax in SOFTMAXES.values()
+        scaling(MASKED["chosen"], attention) for attention in ATTENTIONS.values()
     )
+    others.append(scaling(MASKED["added"], ATTENTIONS["softmax"]))
     for other in others:
         chex.assert_trees_all_close(other, first, rtol=1e-5)
 
@@ -612,6 +629,11 @@ REFUSED = {
         lambda x: x / jnp.sqrt((x * x).max(-1, keepdims=True)),
         "divides by a value",
     ),
+    "a log of a softmax": (
+        lambda x: jax.nn.log_softmax(x) * 2.0,
+        "logarithm of a sum.*return the logits",
+    ),
+    "weights of no sum": (lambda x: jnp.exp(x) * x, "outputs.*a statistic"),
     "a log": (jnp.log, "log .*no path rule"),
     "a log, used": (lambda x: jnp.log(x) * 2.0 + 1.0, "log .*no path rule"),
 }
