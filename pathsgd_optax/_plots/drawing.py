@@ -24,8 +24,8 @@ PANELS = 4.0
 LINE = 0.2
 """The height of a line, in inches."""
 
-LETTER = 0.07
-"""The width of a letter of 8 points, in inches."""
+LETTER, BOLD = 0.07, 0.085
+"""The widths of letters of 8 points, in inches."""
 
 LONG = 30
 """So many lines have their scales below, too."""
@@ -57,13 +57,12 @@ def draw(
 ) -> tuple[Axes, Axes]:
     """Draws the shares on the left, and the spread of gamma on the right."""
     lines = list(_lines(layers))
-    names = LETTER * max(len(line.text) for line in lines if line.place is not None)
-    size = PANELS + names, 1.0 + LINE * len(lines)
+    size = _width(lines), 1.0 + LINE * len(lines)
     figure = plt.figure(figsize=size, layout="constrained")
     shares, gammas = figure.subplots(1, 2, sharey=True)
     _prepare(shares, lines, "share of the paths")
     _prepare(gammas, lines, f"$\\gamma${suffix}")
-    _write_names(shares, lines, names)
+    _write_names(shares, lines)
     _write_absent(gammas, lines, absent)
     states = dict(zip(measured, _states(list(measured.values())), strict=True))
     for state in states.values():
@@ -74,6 +73,13 @@ def draw(
     if len(states) > 1:
         _add_legend(figure, {label: state.colour for label, state in states.items()})
     return shares, gammas
+
+
+def _width(lines: Sequence[Line]) -> float:
+    """Room for the panels beside the longest name, and for the longest heading."""
+    names = [len(line.text) for line in lines if line.place is not None]
+    headings = [len(line.text) for line in lines if line.place is None]
+    return max(PANELS + LETTER * max(names), BOLD * max(headings, default=0))
 
 
 def _lines(layers: Sequence[Layer]) -> Iterator[Line]:
@@ -110,29 +116,29 @@ def _prepare(axes: Axes, lines: Sequence[Line], title: str) -> None:
     )
 
 
-def _write_names(axes: Axes, lines: Sequence[Line], width: float) -> None:
+def _write_names(axes: Axes, lines: Sequence[Line]) -> None:
     """Writes parameters beside their bars, and modules above them, in bold."""
     rows = [line for line in lines if line.place is not None]
     axes.set_yticks([row.height for row in rows], [row.text for row in rows])
     for line in lines:
         if line.place is None:
-            heading = _write(axes, line, -72 * width, fontweight="bold")
+            heading = _write(axes, line, "figure fraction", fontweight="bold")
             heading.set_in_layout(False)
 
 
 def _write_absent(axes: Axes, lines: Sequence[Line], absent: Collection[int]) -> None:
     for line in lines:
         if line.place in absent:
-            _write(axes, line._replace(text=NO_PATH), 4, color="0.4")
+            _write(axes, line._replace(text=NO_PATH), "axes fraction", color="0.4")
 
 
-def _write(axes: Axes, line: Line, offset: float, **style: Any) -> Annotation:
-    """Writes on a line, so many points to the right of the axis."""
+def _write(axes: Axes, line: Line, edge: str, **style: Any) -> Annotation:
+    """Writes on a line, from the left edge of the axes, or of what else there is."""
     return axes.annotate(
         line.text,
         (0, line.height),
-        (offset, 0),
-        xycoords=("axes fraction", "data"),
+        (3, 0),
+        xycoords=(edge, "data"),
         textcoords="offset points",
         va="center",
         fontsize=8,

@@ -12,7 +12,7 @@ import pytest
 
 import pathsgd_optax as pathsgd
 from pathsgd_optax._plots.drawing import draw
-from pathsgd_optax._plots.quantities import Measured, layers
+from pathsgd_optax._plots.quantities import Layer, Measured
 from tests import networks, oracles
 
 
@@ -185,19 +185,51 @@ def _written(axes):
     return figure.bbox, sorted(boxes, key=lambda box: -box.y1)
 
 
-@pytest.mark.parametrize("count", [5, 160])
-def test_names_lie_apart_within_a_figure_that_a_phone_shows_large(count):
-    params = networks.dense_tree([2, *range(3, count // 2 + 3)], bias=True)
-    network = pathsgd.layered_network(params)
-    measured = [Measured(0.5, (-1.0, 0.0, 0.0, 1.0, 2.0))] * len(network.parameters)
-    states = {"before": measured, "after": measured}
-    shares, _ = draw(states, list(layers(network.parameters)), (), "")
-    whole, boxes = _written(shares)
-    assert len(boxes) == len(params) + len(network.parameters)
-    assert all(box.x0 >= whole.x0 and box.y0 >= whole.y0 for box in boxes)
-    assert all(box.y1 <= whole.y1 for box in boxes)
-    assert all(a.y0 > b.y1 for a, b in itertools.pairwise(boxes))
+@pytest.mark.parametrize(
+    "modules",
+    [
+        {"": ["first", "slope", "second"], "inner": ["kernel", "bias"]},
+        {f"Block_{k}/Dense_0": ["kernel", "bias"] for k in range(80)},
+    ],
+    ids=["5", "160"],
+)
+def test_names_lie_apart_within_a_figure_that_a_phone_shows_large(modules):
+    shares = _drawn(modules)
+    _check_names(shares, modules)
     assert shares.get_figure().get_figwidth() < 5
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        {"": ["kernel_of_the_first_of_several_dense_layers"], "b": ["0", "1"]},
+        {"encoder/layers/11/MultiHeadDotProductAttention_0/out_projection": ["w"]},
+    ],
+    ids=["parameter", "module"],
+)
+def test_names_of_any_length_are_shown_whole(modules):
+    _check_names(_drawn(modules), modules)
+
+
+def _drawn(modules):
+    """The axes of the shares in a picture of these modules' parameters."""
+    places = itertools.count()
+    layers = [
+        Layer(module, tuple(zip(places, names, strict=False)))
+        for module, names in modules.items()
+    ]
+    measured = [Measured(0.5, (-1.0, 0.0, 0.0, 1.0, 2.0))] * next(places)
+    return draw({"before": measured, "after": measured}, layers, (), "")[0]
+
+
+def _check_names(axes, modules):
+    whole, boxes = _written(axes)
+    assert len(boxes) == len(list(filter(None, modules))) + sum(
+        map(len, modules.values())
+    )
+    assert all(box.x0 >= whole.x0 and box.y0 >= whole.y0 for box in boxes)
+    assert all(box.x1 <= whole.x1 and box.y1 <= whole.y1 for box in boxes)
+    assert all(a.y0 > b.y1 for a, b in itertools.pairwise(boxes))
 
 
 @pytest.mark.parametrize(
