@@ -5,6 +5,7 @@ array of inputs. Only what is known of single entries is followed, while they mo
 those that are known to be 0 have no mass, and those known to be k look up row k.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
@@ -90,11 +91,11 @@ def given(context: Context, *operands: Any) -> list[Operand]:
         [aval] = outputs
         return [Value(jnp.zeros(aval.shape, aval.dtype), uniform=0.0)]
     binary = _makes_binary(name, operands)
-    count = _counted(context, operands) if context.gates else None
-    return [
-        _made(*known, binary or aval.dtype == bool, count)
+    results = [
+        _made(*known, binary or aval.dtype == bool)
         for known, aval in zip(_followed(context, operands), outputs, strict=True)
     ]
+    return [_with_sizes(context, operands, x) for x in results]
 
 
 def scaled(
@@ -127,20 +128,22 @@ def entered(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     return [
         x
         if k in chosen_by or not isinstance(x, Inputs)
-        else _entered(context, x, aval, data)
-        for k, (x, aval) in enumerate(zip(operands, _avals(context), strict=True))
+        else _entered(context, x, k, data)
+        for k, x in enumerate(operands)
     ]
 
 
-def _entered(context: Context, x: Inputs, aval: Any, data: bool) -> Value:
+def _entered(context: Context, x: Inputs, k: int, data: bool) -> Value:
     """Inputs as the sources of paths, or as a mask of data."""
-    name = context.eqn.primitive.name
+    name, aval = context.eqn.primitive.name, _avals(context)[k]
     if not jnp.issubdtype(aval.dtype, jnp.floating):
         writes = name.startswith(("scatter", "dynamic_update_slice"))
         raise NoPathError(WRITTEN if writes else INTEGERS)
     if not (data and name in PRODUCTS):
         is_scaled = x.affine is not None and name in SCALING and not data
         return x.affine if is_scaled else units(context, x, aval)
+    if context.places and _is_look_up(context, x, k):
+        return _shares(context, x, aval, data)
     if x.count is not None:
         return Value(jnp.full(aval.shape, x.count, context.dtype), uniform=x.count)
     if not x.binary:
@@ -148,6 +151,21 @@ def _entered(context: Context, x: Inputs, aval: Any, data: bool) -> Value:
             return units(context, x, aval)
         raise NoPathError(DIVIDED if name == "div" else SCALED)
     return Value(live(context, x, aval))
+
+
+def _is_look_up(context: Context, x: Inputs, k: int) -> bool:
+    """Whether the k-th operand of a product chooses one row of the other one."""
+    if x.choice is None or context.eqn.primitive.name != "dot_general":
+        return False
+    contracted, _ = context.params["dimension_numbers"]
+    return tuple(contracted[k]) == (x.choice,)
+
+
+def _shares(context: Context, x: Inputs, aval: Any, data: bool) -> Value:
+    """What takes the mean of the masses of all rows, as a look-up does."""
+    share = aval.shape[x.choice] ** (-1 / context.p)
+    chosen = Value(jnp.full(aval.shape, share, context.dtype), uniform=share)
+    return chosen if data else Value(None, context.mass(chosen))
 
 
 def units(context: Context, x: Inputs, aval: Any) -> Value:
@@ -188,15 +206,38 @@ def _avals(context: Context) -> list[Any]:
     return [v.aval for v in context.eqn.invars]
 
 
-def _made(free: Any, value: Any, binary: bool, count: float | None) -> Operand:
-    if free is None:
-        return Inputs(binary=binary, count=count)
-    if is_traced(free):
+def _made(free: Any, value: Any, binary: bool) -> Operand:
+    if free is None or is_traced(free):
         return Inputs(free, value, binary)
     free = np.asarray(free)
     if free.all():
-        return Inputs(binary=binary, count=count)
+        return Inputs(binary=binary)
     return Inputs(free, value, binary) if free.any() else Value(value)
+
+
+def _with_sizes(context: Context, operands: Sequence[Any], x: Operand) -> Operand:
+    """A result, with what is known of the size of its entries, or of their sum."""
+    if not (context.gates and isinstance(x, Inputs) and x.free is None):
+        return x
+    choice, count = _choice(context, operands), _counted(context, operands)
+    return dataclasses.replace(x, choice=choice, count=count)
+
+
+def _choice(context: Context, operands: Sequence[Any]) -> int | None:
+    """The axis along which an array of one_hot chooses."""
+    if context.eqn.primitive.name == "convert_element_type":
+        return getattr(operands[0], "choice", None)
+    if context.eqn.primitive.name != "eq":
+        return None
+    pairs = [*zip(operands, _avals(context), strict=True)]
+    shapes = [aval.shape for x, aval in pairs if isinstance(x, Inputs)]
+    rows = [x.value for x, _ in pairs if isinstance(x, Value)]
+    if len(rows) != 1 or is_traced(rows[0]):
+        return None
+    [shape], [row] = shapes, rows
+    axes = [k for k, size in enumerate(row.shape) if size == row.size and shape[k] == 1]
+    distinct = np.unique(np.asarray(row)).size == row.size
+    return axes[0] if len(axes) == 1 and distinct else None
 
 
 def _counted(context: Context, operands: Sequence[Any]) -> float | None:

@@ -261,6 +261,7 @@ class Inputs:
       value: the array itself, where they have none; None if that is nowhere.
       binary: whether all entries are known to be 0 or 1.
       affine: the paths of units that constants scale and shift, if that is all it is.
+      choice: the axis along which one entry is 1, and the others are 0.
       count: the number that all entries are where the inputs are 1, if these have been
         summed: how many a mask leaves at most.
     """
@@ -269,6 +270,7 @@ class Inputs:
     value: Any = None  # jax.Array | None
     binary: bool = dataclasses.field(default=False, metadata={"static": True})
     affine: Any = None  # Value | None
+    choice: int | None = dataclasses.field(default=None, metadata={"static": True})
     count: float | None = dataclasses.field(default=None, metadata={"static": True})
 
 

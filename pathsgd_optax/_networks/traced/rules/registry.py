@@ -304,13 +304,19 @@ def _constant(context: Context, *operands: Any) -> list[Operand]:
 def _computed(context: Context, *operands: Any) -> list[Value]:
     """Constants, at once, if all is known and small: they may decide on the paths."""
     eqn, arrays = context.eqn, [x.value for x in operands]
-    small = all(v.aval.size <= SMALL for v in eqn.outvars)
+    small = all(_is_small(v.aval) for v in eqn.outvars)
     if small and not eqn.effects and not any(map(is_traced, arrays)):
         with jax.ensure_compile_time_eval():
             return [constant(result) for result in context.bind(*arrays)]
     moved = eqn.primitive.name in MOVES and len(operands) == 1
     uniform = operands[0].uniform if moved else None
     return [Value(result, uniform=uniform) for result in context.bind(*arrays)]
+
+
+def _is_small(aval: Any) -> bool:
+    """Whether it is computed at once: rows of integers may be what one_hot compares."""
+    is_row = max(aval.shape, default=1) == aval.size
+    return aval.size <= SMALL or (is_row and jnp.issubdtype(aval.dtype, jnp.integer))
 
 
 def _cast(context: Context, x: Operand) -> Operand:

@@ -252,6 +252,33 @@ def test_look_ups_have_a_mean_only_where_sizes_count():
     check(apply_fn, lambda q: jnp.sum(q["table"] @ q["out"]), params, jnp.zeros(2, int))
 
 
+LOOK_UPS = {
+    "gather": lambda table, ids: table[ids],
+    "one_hot": lambda table, ids: jax.nn.one_hot(ids, 7, dtype=table.dtype) @ table,
+    "comparison": lambda table, ids: jnp.einsum(
+        "vd,bv->bd", table, (ids[:, None] == np.arange(7)).astype(table.dtype)
+    ),
+}
+
+
+def test_a_product_with_one_hot_is_a_look_up():
+    params = {name: weights(table=(7, D), out=(D, 2)) for name in LOOK_UPS}
+
+    def apply_fn(params, ids):
+        return sum(
+            rms_norm(LOOK_UPS[name](q["table"], ids)) @ q["out"]
+            for name, q in params.items()
+        )
+
+    def phi(q):
+        return sum(
+            over_mean(jnp.mean(z["table"], 0), -1) + jnp.sum(z["out"])
+            for z in q.values()
+        )
+
+    check(apply_fn, phi, params, jnp.zeros(2, int))
+
+
 def test_routers_steer():
     params = weights(router=(4, 3), experts=(4, 3, 2))
     check(routed, phi_of_routed, params, jnp.ones((2, 4)))
