@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
+from pathsgd_optax._networks.traced.carries import Operands
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import given, is_given
 from pathsgd_optax._networks.traced.reasons import CONTROL
@@ -21,7 +22,7 @@ from pathsgd_optax._networks.traced.rules.registry import (
     all_constant,
     constant,
 )
-from pathsgd_optax._networks.traced.scans import Operands, parted, scan
+from pathsgd_optax._networks.traced.scans import parted, scan
 from pathsgd_optax._networks.traced.values import (
     Inputs,
     NoPathError,

@@ -4,12 +4,11 @@ Forwards, a scan keeps what it carried into each step. Backwards, another one ru
 step again, on a tape of its own, and carries the slopes.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -18,63 +17,50 @@ from jax import lax
 from jax.extend.core import Jaxpr, JaxprEqn
 
 from pathsgd_optax._networks.traced import mass as _mass
-from pathsgd_optax._networks.traced.bounds import UNBOUNDED, hull
-from pathsgd_optax._networks.traced.context import Context
-from pathsgd_optax._networks.traced.inputs import is_binary, is_given, parts, units
-from pathsgd_optax._networks.traced.mass import Mass
-from pathsgd_optax._networks.traced.rays import Ray
-from pathsgd_optax._networks.traced.rules.factors import bounds_of
-from pathsgd_optax._networks.traced.tape import End, Ends, Tape
-from pathsgd_optax._networks.traced.values import (
-    Inputs,
-    NoPathError,
-    Operand,
-    Uses,
-    Value,
-    is_traced,
+from pathsgd_optax._networks.traced.carries import (
+    Operands,
+    Step,
+    alone,
+    each,
+    like,
+    masses,
+    renamed,
+    repeated,
+    sealed,
+    stable,
+    with_masses,
 )
+from pathsgd_optax._networks.traced.context import Context
+from pathsgd_optax._networks.traced.mass import Mass
+from pathsgd_optax._networks.traced.tape import End, Ends, Tape
+from pathsgd_optax._networks.traced.values import Operand, Uses, is_traced
 from pathsgd_optax._numerics.meshes import alike
 
-
-CARRIED = Ray(name="carried")
-"""The ray of all that a scan carries, between two steps: a carry has one structure."""
 
 Body: TypeAlias = Callable[[Context, Sequence[Operand]], list[Operand]]
 """The results of a step: what is carried on, then a row of each stack."""
 
 
-Step: TypeAlias = Callable[..., tuple[list[Operand], list[Operand]]]
-"""``step(context, operands)``: what is carried on, and a row of each stack."""
-
-
-class Operands(NamedTuple):
-    """The operands of a scan, or what they are in one step."""
-
-    constants: list[Operand]
-    carry: list[Operand]
-    rows: list[Operand]
-
-
 def scan(context: Context, body: Body, operands: Operands) -> list[Operand]:
     """The results of a scan with this body."""
     length = context.params["length"]
-    operands = Operands(*([*map(_alone, part)] for part in operands))
+    operands = Operands(*([*map(alone, part)] for part in operands))
     operands = Operands(
-        [_repeated(x, length) for x in operands.constants],
+        [repeated(x, length) for x in operands.constants],
         operands.carry,
-        _each(functools.partial(_stacked, length=length), operands.rows),
+        each(functools.partial(_stacked, length=length), operands.rows),
     )
     step = functools.partial(_step, body)
-    operands = operands._replace(carry=_stable(context, step, operands))
+    operands = operands._replace(carry=stable(context, step, operands))
     after, stacks, before, inside = _forward(context, step, operands)
-    results = [*map(_renamed, after), *_each(_unstacked, stacks)]
+    results = [*map(renamed, after), *each(_unstacked, stacks)]
     if context.tape is None:
         return results
     pull = functools.partial(_backward, context, step, operands, before, inside)
-    sources = _masses([*itertools.chain(*operands)])
+    sources = masses([*itertools.chain(*operands)])
     reach = inside.reach if any(inside.steers) else None
-    made = context.tape.record(_masses(results), sources, pull, layer=True, reach=reach)
-    return _with_masses(results, made)
+    made = context.tape.record(masses(results), sources, pull, layer=True, reach=reach)
+    return with_masses(results, made)
 
 
 def parted(operands: Sequence[Operand], eqn: JaxprEqn, body: Jaxpr) -> Operands:
@@ -104,10 +90,10 @@ def _step(
 ) -> tuple[list[Operand], list[Operand]]:
     """What is carried on, in the form of what was carried, and the rows."""
     constants, carry, rows = operands
-    results = body(context, [*constants, *map(_renamed, carry), *rows])
+    results = body(context, [*constants, *map(renamed, carry), *rows])
     pairs = zip(results, carry, strict=False)
-    rows = [*map(_alone, results[len(carry) :])]
-    return [_like(context, *pair) for pair in pairs], rows
+    rows = [*map(alone, results[len(carry) :])]
+    return [like(context, *pair) for pair in pairs], rows
 
 
 class _Inside(NamedTuple):
@@ -131,9 +117,9 @@ def _forward(
     def scanned(carry: list[Operand], rows: list[Operand]) -> Any:
         now = operands._replace(carry=carry, rows=rows)
         after, outs, ended, inside[0] = _observed(context, step, now)
-        return _each(_sealed, after), (outs, carry if keep else [], ended)
+        return each(sealed, after), (outs, carry if keep else [], ended)
 
-    carry = _each(_sealed, operands.carry)
+    carry = each(sealed, operands.carry)
     course, constants = _course(context), operands.constants
     after, (stacks, before, ended) = _run(
         scanned, carry, operands.rows, constants, course
@@ -150,20 +136,20 @@ def _observed(
     if context.tape is None or not context.gates:
         return *step(context.quiet(), operands), [], _Inside([], [])
     tape = Tape()
-    operands = Operands(*(_each(tape.leaf, part) for part in operands))
+    operands = Operands(*(each(tape.leaf, part) for part in operands))
     after, outs = step(dataclasses.replace(context.quiet(), tape=tape), operands)
-    going = [End(x, _mass.ones_like(x)) for x in _masses(after + outs)]
+    going = [End(x, _mass.ones_like(x)) for x in masses(after + outs)]
     ends = tape.ends(going)
     ended = tape.ended(ends, outputs=len(going))
-    after, outs = (_each(_without_node, part) for part in (after, outs))
-    total = [_sealed(_mass.total_of(ended))] if ended else []
+    after, outs = (each(_without_node, part) for part in (after, outs))
+    total = [sealed(_mass.total_of(ended))] if ended else []
     return after, outs, total, _inside(operands, ends, context.params["length"])
 
 
 def _inside(operands: Operands, ends: Ends, length: int) -> _Inside:
     """What the ends of a step's paths tell of its operands."""
-    masses = [_masses(part) for part in operands]
-    reach = [[ends.reached.get(x.node) for x in part] for part in masses]
+    parts = [masses(part) for part in operands]
+    reach = [[ends.reached.get(x.node) for x in part] for part in parts]
     with jax.ensure_compile_time_eval():
         reach[2] = [
             x if x is None or x is True else jnp.broadcast_to(x, (length, *x.shape))
@@ -171,7 +157,7 @@ def _inside(operands: Operands, ends: Ends, length: int) -> _Inside:
         ]
     # What is only known inside of a step is not known outside.
     known = [True if is_traced(x) else x for x in itertools.chain(*reach)]
-    return _Inside(known, [x.node in ends.steering for x in itertools.chain(*masses)])
+    return _Inside(known, [x.node in ends.steering for x in itertools.chain(*parts)])
 
 
 def _backward(
@@ -183,8 +169,8 @@ def _backward(
     slopes: list[Mass],
 ) -> list[Mass | None]:
     """The slopes of constants, carry and rows; then of what of these steers."""
-    carried = len(_masses(before))
-    constants = _masses(operands.constants)
+    carried = len(masses(before))
+    constants = masses(operands.constants)
 
     def scanned(state: tuple[list[Mass], list[Mass]], saved: Any) -> Any:
         leaving, totals = state
@@ -192,14 +178,14 @@ def _backward(
         now = Operands(operands.constants, carry, rows)
         found = _slopes_of_step(context, step, now, inside, leaving + stacks)
         added = functools.partial(_mass.sum_by, operator.add)
-        totals = [_sealed(added(*x)) for x in zip(totals, found[0], strict=True)]
-        return ([_sealed(x) for x in found[1]], totals), found[2]
+        totals = [sealed(added(*x)) for x in zip(totals, found[0], strict=True)]
+        return ([sealed(x) for x in found[1]], totals), found[2]
 
     course, steering = _course(context), _chosen(constants, inside, 0)
     (leaving, totals), rows = _run(
         scanned,
         (
-            [_sealed(x) for x in slopes[:carried]],
+            [sealed(x) for x in slopes[:carried]],
             [_mass.zeros_like(x) for x in (*constants, *steering)],
         ),
         (
@@ -253,12 +239,12 @@ def _slopes_of_step(
     Those of constants and rows that steer follow them; with the carry's, they are one.
     """
     tape = Tape(context.tape.damping if context.tape else None)
-    operands = Operands(*(_each(tape.leaf, part) for part in operands))
+    operands = Operands(*(each(tape.leaf, part) for part in operands))
     context = dataclasses.replace(context, uses=Uses(), tape=tape)
     after, outs = step(context, operands)
-    going = [*map(End, _masses(after + outs), slopes)]
+    going = [*map(End, masses(after + outs), slopes)]
     parts, start = [], 0
-    leaves = [_masses(part) for part in operands]
+    leaves = [masses(part) for part in operands]
     paths, steering = tape.slopes_apart(
         tape.ends(going), [*itertools.chain(*leaves)], final=False
     )
@@ -301,176 +287,6 @@ def _run(
 
 def _course(context: Context) -> dict[str, Any]:
     return {name: context.params[name] for name in ("length", "reverse", "unroll")}
-
-
-# What is carried.
-
-
-def _stable(context: Context, step: Step, operands: Operands) -> list[Operand]:
-    """The carry as what it is after a step: zeros become data, once data is added.
-
-    If a step doesn't take constants, such as a ReLU of weights times zeros, it may take
-    data from the start, which is what it gets later.
-    """
-    carry = [_like(context, x, x) for x in operands.carry]
-    try:
-        if context.gates:
-            carry = _started(
-                context, carry, _closed(context.quiet(), step, operands, carry)
-            )
-        return _closed(context, step, operands, carry)
-    except ValueError:
-        data = [_as_data(context, x) for x in carry]
-        if _structure(data) == _structure(carry):
-            raise
-        with contextlib.suppress(ValueError):
-            return _closed(context, step, operands, data)
-        raise
-
-
-def _started(
-    context: Context, carry: list[Operand], later: list[Operand]
-) -> list[Operand]:
-    """The carry, with what becomes data as data: a gate is no path through zeros."""
-    return [
-        _like(context, x, y) if isinstance(y, Value) and y.is_data else x
-        for x, y in zip(carry, later, strict=True)
-    ]
-
-
-def _closed(
-    context: Context, step: Step, operands: Operands, carry: list[Operand]
-) -> list[Operand]:
-    """The carry, joined with what it is after steps until that changes nothing."""
-    quiet = dataclasses.replace(context, tape=None)
-    first = jax.tree.map(lambda x: x[0], operands.rows)
-
-    def stepped(context: Context, carry: list[Operand], rows: list[Operand]) -> Any:
-        return step(context, operands._replace(carry=carry, rows=rows))
-
-    while True:
-        trial = dataclasses.replace(quiet, uses=Uses())
-        once = functools.partial(stepped, trial)
-        after, _ = jax.eval_shape(once, _each(_sealed, carry), first)
-        joined = [
-            _widened(x, _like(context, x, y)) for x, y in zip(carry, after, strict=True)
-        ]
-        if _structure(joined) == _structure(carry):
-            context.uses.update(trial.uses)
-            return joined
-        carry = joined
-
-
-def _as_data(context: Context, x: Operand) -> Operand:
-    """A floating constant as paths from a unit that is always 1."""
-    if not (isinstance(x, Value) and x.is_constant):
-        return x
-    floating = jnp.issubdtype(x.value.dtype, jnp.floating)
-    return context.settle(x) if floating else x
-
-
-def _structure(carry: list[Operand]) -> Any:
-    return jax.tree.structure(_each(_sealed, carry))
-
-
-def _like(context: Context, x: Operand, other: Operand) -> Operand:
-    """``x``, as what ``other`` is if that is more, so that a scan can carry both."""
-    if is_given(x) and is_given(other):
-        return _given_like(x, other)
-    if isinstance(x, Inputs) and isinstance(other, Value):
-        x = units(context, x, other)
-    if isinstance(other, Inputs) and isinstance(x, Value):
-        other = units(context, other, x)
-    if not (isinstance(x, Value) and isinstance(other, Value)):
-        raise NoPathError("it carries a comparison, or an order, of values on paths.")
-    both = [z for z in (x, other) if z.is_data]
-    kinds = {z.shifted for z in both}
-    return Value(
-        None,
-        context.settle(x).mass,
-        leaves=x.leaves | other.leaves,
-        ray=CARRIED,
-        bounds=hull([bounds_of(x), bounds_of(other)]),
-        shifted=True in kinds,
-        mixed=len(kinds) > 1 or any(z.mixed for z in both),
-    )
-
-
-def _widened(before: Operand, x: Operand) -> Operand:
-    """What is carried, of no bounds where those of data still change."""
-    if not (isinstance(x, Value) and isinstance(before, Value) and before.is_data):
-        return x
-    pairs = zip(before.bounds, x.bounds, UNBOUNDED, strict=True)
-    return x.within(*(new if new == old else none for old, new, none in pairs))
-
-
-def _given_like(x: Inputs | Value, other: Inputs | Value) -> Operand:
-    """``x``, as an array of which the inputs have a say in some entries."""
-    if isinstance(x, Value) and isinstance(other, Value):
-        floating = jnp.issubdtype(x.value.dtype, jnp.floating)
-        same = floating and x.uniform == other.uniform
-        return Value(
-            x.value,
-            uniform=x.uniform if same else None,
-            ray=CARRIED,
-            random=max(x.random, other.random),
-        )
-    binary = is_binary(x) and is_binary(other)
-    known = [z for z in (x, other) if z.value is not None]
-    if not known:
-        return Inputs(binary=binary)
-    [[free], [value]] = parts([x], [known[0].value])
-    return Inputs(jnp.asarray(free), jnp.asarray(value), binary)
-
-
-def _renamed(x: Operand) -> Operand:
-    return x.renamed() if isinstance(x, Value) else x
-
-
-def _alone(x: Operand) -> Operand:
-    if isinstance(x, Inputs):
-        return dataclasses.replace(x, affine=None)
-    if not isinstance(x, Value):
-        return x
-    return dataclasses.replace(
-        x, terms=(), factor=None, centred=None, multiple=None, parts=()
-    )
-
-
-def _repeated(x: Operand, length: int) -> Operand:
-    if not isinstance(x, Value):
-        return x
-    leaves = frozenset((leaf, times * length) for leaf, times in x.leaves)
-    return dataclasses.replace(x, leaves=leaves)
-
-
-# Masses among operands.
-
-
-def _masses(operands: Sequence[Operand]) -> list[Mass]:
-    return [x.mass for x in operands if isinstance(x, Value) and x.mass is not None]
-
-
-def _each(
-    function: Callable[[Mass], Mass], operands: Sequence[Operand]
-) -> list[Operand]:
-    """The operands, with the function's results as their masses."""
-    return _with_masses(operands, map(function, _masses(operands)))
-
-
-def _with_masses(operands: Sequence[Operand], masses: Iterable[Mass]) -> list[Operand]:
-    rest = iter(masses)
-    return [
-        dataclasses.replace(x, mass=next(rest))
-        if isinstance(x, Value) and x.mass is not None
-        else x
-        for x in operands
-    ]
-
-
-def _sealed(x: Mass) -> Mass:
-    """A mass as each step has it: without a node, and with a mantissa near 1."""
-    return dataclasses.replace(_mass.normalized(x), node=None)
 
 
 def _without_node(x: Mass) -> Mass:
