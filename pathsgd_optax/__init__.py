@@ -15,6 +15,7 @@ from pathsgd_optax._measures.rescaling import (
     rescale as rescale,
     unbalance as unbalance,
 )
+from pathsgd_optax._measures.symmetries import scale_symmetries as scale_symmetries
 from pathsgd_optax._networks.flax import (
     trace_linen as trace_linen,
     trace_nnx as trace_nnx,
@@ -42,6 +43,10 @@ from pathsgd_optax._optimizers.constraints import (
     add_path_norm_penalty as add_path_norm_penalty,
     clip_by_path_metric as clip_by_path_metric,
 )
+from pathsgd_optax._optimizers.scales import (
+    KeepScaleState as KeepScaleState,
+    keep_scale as keep_scale,
+)
 from pathsgd_optax._optimizers.states import (
     PathConstantsState as PathConstantsState,
     PreconditionByPathNormState as PreconditionByPathNormState,
@@ -58,6 +63,7 @@ from pathsgd_optax._plots.paths import plot_paths as plot_paths
 __version__ = "0.1.0"
 
 __all__ = [
+    "KeepScaleState",
     "LayeredNetwork",
     "Parameter",
     "PathConstantsState",
@@ -69,6 +75,7 @@ __all__ = [
     "balance",
     "clip_by_path_metric",
     "group_norm",
+    "keep_scale",
     "layered_network",
     "log_path_norm",
     "max_norm",
@@ -83,6 +90,7 @@ __all__ = [
     "register_path_rule",
     "rescale",
     "scale_by_path_norm",
+    "scale_symmetries",
     "set_constants",
     "trace_linen",
     "trace_network",
