@@ -9,10 +9,12 @@ import numpy as np
 import optax
 
 from pathsgd_optax._numerics.precision import widely
+from pathsgd_optax._numerics.serialization import serializable
 from pathsgd_optax._optimizers.states import check_state
 from pathsgd_optax._vocabulary import NO_PARAMS, Params
 
 
+@serializable
 class KeepScaleState(NamedTuple):
     """The scales to keep, and how.
 
@@ -21,6 +23,14 @@ class KeepScaleState(NamedTuple):
         of zeros, shape ``(parameters,)``, float32.
       corrections: from what each length has grown by to the logarithm of each
         parameter's factor, shape ``(parameters, parameters)``, float32.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import pathsgd_optax as pathsgd
+      >>> keep = pathsgd.keep_scale([{"in": 1.0, "out": -1.0}])
+      >>> state = keep.init({"in": jnp.ones(1), "out": jnp.ones(1)})
+      >>> print(state.log_lengths, state.corrections @ jnp.array([1.0, 0.0]))
+      [0. 0.] [-0.5  0.5]
     """
 
     log_lengths: jax.Array
@@ -32,7 +42,7 @@ def keep_scale(symmetries: Sequence[Params]) -> optax.GradientTransformationExtr
 
     .. math::
       w_\ell + u_\ell \leftarrow e^{\sum_k t_k a_{k \ell}} (w_\ell + u_\ell), \qquad
-      t = \arg\min_t \sum_\ell \Big( \ln \frac{\lVert w_\ell + u_\ell \rVert}
+      \text{with the least} \; \sum_\ell \Big( \ln \frac{\lVert w_\ell + u_\ell \rVert}
         {\lVert w_\ell^{(0)} \rVert} + \sum_k t_k a_{k \ell} \Big)^2
 
     A path-normalised update turns a kernel before a normalisation by an angle that does

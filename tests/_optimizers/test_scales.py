@@ -67,7 +67,7 @@ def test_a_kernel_before_a_normalisation_stays_as_long_as_it_was(symmetries):
     losses, params = trained(plain, 300)
     same, ours = trained(kept, 300)
     before, grown, after = map(lengths, (start(), params, ours))
-    assert grown["a"] > 30 * before["a"]
+    assert grown["a"] > 10 * before["a"]
     assert after["a"] == pytest.approx(before["a"], rel=1e-3)
     np.testing.assert_allclose(same, losses, rtol=1e-3)
     np.testing.assert_allclose(after["b"] / before["b"], after["c"] / before["c"], 1e-3)
