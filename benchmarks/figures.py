@@ -232,6 +232,8 @@ def network_size(records: Iterable[SizeRecord]) -> Figure:
         axes.set_title(dataset, loc="left", fontweight="bold")
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    counts = {len(runs) for by_size in drawn.values() for runs in by_size.train}
+    figure.supxlabel(seeds(counts), fontsize=8, color="0.3")
     return figure
 
 

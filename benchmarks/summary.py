@@ -22,6 +22,7 @@ NETWORKS = {
     "digits": "256-256",
     "learning_curves": "1000-1000",
     "paper_size": "4000-4000",
+    "cifar100": "256-256",
     "convnet_digits": "ResNet",
 }
 """What was trained with the objective and the test error as results, by folder."""

@@ -39,6 +39,8 @@ def from_both_starts(folder, task, optimizer, quantity="train_loss", dropout=0.0
         ("digits", "digits", "path_adam", 0.06),
         ("learning_curves", "mnist", "path_sgd", 0.06),
         ("paper_size", "cifar10", "path_sgd", 0.06),
+        ("cifar100", "cifar100", "path_sgd", 0.02),
+        ("cifar100", "cifar100", "path_adam", 0.02),
         ("convnet_digits", "digits", "path_adam", 0.1),
     ],
 )
@@ -58,6 +60,7 @@ def test_figure_3_path_normalised_curves_from_both_starts_coincide(
         ("paper_size", "mnist", "adagrad", 4),
         ("paper_size", "cifar10", "sgd", 5),
         ("paper_size", "cifar10", "adagrad", 1.3),
+        ("cifar100", "cifar100", "sgd", 1.3),
     ],
 )
 def test_figure_3_those_of_other_optimizers_do_not(folder, task, optimizer, times):
@@ -104,6 +107,23 @@ def test_figure_1_test_error_falls_past_the_size_that_fits_the_training_set():
     test = [np.median(runs) for runs in mnist.test["convergence"]]
     assert not np.any(mnist.train[enough])
     assert test[-1] < 0.8 * test[enough]
+
+
+def test_figure_1_by_a_batch_method_is_almost_identical():
+    """From networks on that can learn: 4 and 8 units end far apart, and further up."""
+    (sgd, batch) = (
+        stopping.errors(read(results.SizeRecord, folder, "sizes.jsonl"))["mnist"]
+        for folder in ("network_size", "network_size_lbfgs")
+    )
+    assert batch.enough_units == sgd.enough_units == 128
+    for size in (32, 64, 128, 256, 512):
+        one, other = (
+            np.median(found.test["convergence"][found.sizes.index(size)])
+            for found in (sgd, batch)
+        )
+        assert 0 < other - one < 0.004
+    ends = [np.median(runs) for runs in batch.test["convergence"]]
+    assert ends[-1] < 0.9 * ends[batch.sizes.index(128)]
 
 
 @pytest.mark.parametrize("folder", ["transformer", "transformer_large"])

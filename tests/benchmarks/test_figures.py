@@ -229,6 +229,12 @@ def test_figure_1_marks_the_size_that_has_no_training_error():
     assert len(network_size(without).axes[0].lines) == 4
 
 
+def test_figure_1_says_how_many_seeds_it_is_of():
+    few = [record for record in sizes(seeds=3) if record.hidden_units + record.seed < 9]
+    assert network_size(few).get_supxlabel().startswith("Medians of 1 to 3 seeds")
+    assert network_size(sizes()).get_supxlabel() == "One seed"
+
+
 def test_figure_1_has_a_panel_a_data_set():
     figure = network_size([*sizes(), *sizes(dataset="mnist")])
     titles = [axes.get_title(loc="left") for axes in figure.axes]
