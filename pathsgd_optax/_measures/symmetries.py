@@ -82,9 +82,10 @@ def scale_symmetries(
       are the rescalings of whole layers.
     """
     leaves, structure = jax.tree.flatten(widened(params))
-    if not all(is_floating(leaf) for leaf in leaves):
+    if not leaves or not all(is_floating(leaf) for leaf in leaves):
         raise ValueError("params must be floating arrays: leave out all others.")
 
+    @jax.jit
     def outputs(leaves: list[jax.Array]) -> jax.Array:
         tree = apply_fn(jax.tree.unflatten(structure, leaves), *inputs)
         arrays = [jnp.ravel(y) for y in jax.tree.leaves(tree) if is_floating(y)]
@@ -120,7 +121,8 @@ def _effects(outputs: Outputs, leaves: list[jax.Array]) -> tuple[Matrix, Vector]
         return jnp.stack([along, jnp.stack(lengths)])
 
     keys = jax.random.split(jax.random.key(0), len(leaves) + FURTHER)
-    along, lengths = np.moveaxis(np.asarray(_each(effect)(keys), np.float64), 1, 0)
+    drawn = jax.jit(lambda keys: jax.lax.map(effect, keys))(keys)
+    along, lengths = np.moveaxis(np.asarray(drawn, np.float64), 1, 0)
     if not np.all(np.isfinite(along)):
         raise ValueError(
             "apply_fn must return finite numbers, with finite derivatives, at random "
@@ -128,10 +130,6 @@ def _effects(outputs: Outputs, leaves: list[jax.Array]) -> tuple[Matrix, Vector]
         )
     usual = np.sqrt(np.mean(lengths**2, 0))
     return along, np.where(usual > 0, usual, 1)
-
-
-def _each(effect: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(lambda keys: jax.lax.map(effect, keys))
 
 
 def _draw(key: jax.Array, leaves: list[jax.Array]) -> list[jax.Array]:

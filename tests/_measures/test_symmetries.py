@@ -118,6 +118,7 @@ def test_modules_and_trees_of_inputs_and_outputs():
     ("function", "params", "message"),
     [
         (mlp, {"a": jnp.arange(3)}, "params must be floating"),
+        (mlp, {}, "params must be floating"),
         (lambda p, x: jnp.argmax(x @ p["a"]), SQUARE, "must return a floating array"),
         (lambda p, x: jnp.log(-jnp.abs(x @ p["a"])), SQUARE, "must return finite"),
     ],
