@@ -58,7 +58,7 @@ def stable(context: Context, step: Step, operands: Operands) -> list[Operand]:
             )
         return _closed(context, step, operands, carry)
     except ValueError:
-        data = [_as_data(context, x) for x in carry]
+        data = [_as_data(context, x) if isinstance(x, Value) else x for x in carry]
         if _structure(data) == _structure(carry):
             raise
         with contextlib.suppress(ValueError):
@@ -71,7 +71,9 @@ def _started(
 ) -> list[Operand]:
     """The carry, with what becomes data as data: a gate is no path through zeros."""
     return [
-        like(context, x, y) if isinstance(y, Value) and y.is_data else x
+        _as_data(context, x).within(*hull([bounds_of(x), y.bounds]))
+        if isinstance(y, Value) and y.is_data and isinstance(x, Value)
+        else x
         for x, y in zip(carry, later, strict=True)
     ]
 
@@ -99,9 +101,9 @@ def _closed(
         carry = joined
 
 
-def _as_data(context: Context, x: Operand) -> Operand:
+def _as_data(context: Context, x: Value) -> Value:
     """A floating constant as paths from a unit that is always 1."""
-    if not (isinstance(x, Value) and x.is_constant):
+    if not x.is_constant:
         return x
     floating = jnp.issubdtype(x.value.dtype, jnp.floating)
     return context.settle(x) if floating else x

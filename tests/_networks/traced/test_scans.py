@@ -166,8 +166,8 @@ def looped(step, carry, rows):
     return carry, jnp.stack(found)
 
 
-def gated_paths(step, start, loop):
-    """The scaling of a loop over three rows."""
+def gated_network(step, start, loop):
+    """A loop over three rows, and its parameters."""
     params = networks.random_like({k: networks.spec(*v) for k, v in SHAPES.items()})
 
     def apply_fn(params, x):
@@ -180,9 +180,23 @@ def gated_paths(step, start, loop):
         network = pathsgd.trace_network(
             apply_fn, params, jnp.ones((2, STEPS, 3)), gates=True
         )
+    return network, params
+
+
+def gated_paths(step, start, loop):
+    """The scaling of a loop over three rows."""
+    network, params = gated_network(step, start, loop)
     labels = network.labels()
     scaling = pathsgd.path_scaling(network, params)
     return {name: x for name, x in scaling.items() if labels[name] != "no path"}
+
+
+def minimal(params, h, row):
+    """A minimal gated unit's, whose gate multiplies a bias in the first step."""
+    f = jax.nn.sigmoid(row @ params["g"])
+    n = jnp.tanh(row @ params["w"] + f * (h @ params["u"][:, :WIDTH] + params["b"][0]))
+    h = (1.0 - f) * n + f * h
+    return h, h
 
 
 CELLS = {
@@ -200,3 +214,10 @@ def test_a_scan_carries_gates_as_a_loop_does(name):
 def test_what_grows_from_step_to_step_is_no_gate():
     scaling = gated_paths(growing, lambda gate: gate, lax.scan)
     assert scaling.keys() == {"w", "g", "out"}
+
+
+def test_a_gate_of_zeros_is_no_unit():
+    network, _ = gated_network(minimal, jnp.zeros_like, lax.scan)
+    ends = {x.path: x.end for x in network.parameters}
+    assert ends["['g']"] == "gate"
+    assert ends["['w']"] == "output"

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.curves import GRID, Curve, evaluated
 from pathsgd_optax._networks.traced.places import place
+from pathsgd_optax._networks.traced.rays import Step
 from pathsgd_optax._networks.traced.reasons import GATES
 from pathsgd_optax._networks.traced.rules.activations import activated
 from pathsgd_optax._networks.traced.rules.factors import curve_of
@@ -37,9 +38,10 @@ def evaluate(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     if curve is None:
         check_refused(operands)
         return apply_rule(context, operands)
-    if curve.plain and not _is_plain(context, operands):
-        curve = dataclasses.replace(curve, plain=False)
-    result = _read(context, operands, curve)
+    keeps = _is_plain(context, operands)
+    curve = dataclasses.replace(curve, plain=curve.plain and keeps)
+    read = curve.plain or (keeps and _is_on_one_ray(operands))
+    result = _by_rule(context, operands) if read else _read(context, operands, curve)
     context.curves[id(result)] = (result, curve)
     return [result]
 
@@ -92,6 +94,8 @@ def _number(x: Any) -> float | None:
 
 def _is_plain(context: Context, operands: Sequence[Operand]) -> bool:
     """Whether the equation has paths in a network without gates."""
+    if any(isinstance(x, Refused) for x in operands):
+        return False
     try:
         apply_rule(dataclasses.replace(context.quiet(), gates=False), operands)
     except NoPathError:
@@ -99,12 +103,22 @@ def _is_plain(context: Context, operands: Sequence[Operand]) -> bool:
     return True
 
 
+def _is_on_one_ray(operands: Sequence[Operand]) -> bool:
+    """Whether it makes multiples of what is a multiple of itself."""
+    rays = {x.ray.name for x in operands if isinstance(x, Value) and x.is_data}
+    return len(rays) == 1 and all(isinstance(x, Value | Step) for x in operands)
+
+
 def _read(context: Context, operands: Sequence[Operand], curve: Curve) -> Operand:
-    """The result: an activation, if it is none without gates, and no size."""
-    if not (curve.plain or _is_size(context, operands)):
-        result = activated(context, curve) if _is_floating(context) else None
-        if result is not None:
+    """The result: an activation, if it is no size."""
+    if _is_floating(context) and not _is_size(context, operands):
+        if (result := activated(context, curve)) is not None:
             return result
+    return _by_rule(context, operands)
+
+
+def _by_rule(context: Context, operands: Sequence[Operand]) -> Operand:
+    """The result, or what is wrong with it, if it is used."""
     try:
         check_refused(operands)
         return apply_rule(context, operands)[0]

@@ -123,6 +123,7 @@ def negative(x: Value) -> Value:
         bounds=products(x.bounds, (-1.0, -1.0)),
         parts=tuple(part.scaled(-1.0) for part in x.parts),
         terms=tuple(map(negative, x.terms)),
+        factor=None if x.factor is None else _factors.negative(x.factor),
     )
 
 

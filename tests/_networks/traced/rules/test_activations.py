@@ -8,7 +8,7 @@ import pytest
 from jax import lax
 
 import pathsgd_optax as pathsgd
-from tests.phi import check, trace, weights
+from tests.phi import check, over_mean, trace, weights
 
 
 D = 3
@@ -97,6 +97,36 @@ def test_units_are_their_value_at_0_and_a_multiple_of_their_argument(p=2.0):
         )
 
     check(apply_fn, phi, params, jnp.ones((2, 4)), p)
+
+
+NORMALISED = {
+    "less zeros": lambda x: x - jnp.zeros((1, 1)),
+    "of the other sign": lambda x: -x,
+    "doubled": lambda x: 2.0 * x,
+}
+
+
+@pytest.mark.parametrize("function", [jax.nn.gelu, softplus])
+def test_activations_are_normalised(function):
+    params = {name: weights(w=(4, D), out=(D, 2)) for name in NORMALISED}
+
+    def apply_fn(params, x):
+        found = 0.0
+        for name, q in params.items():
+            h = function(x @ q["w"])
+            root = jnp.sqrt((h * h).mean(-1, keepdims=True))
+            found = found + NORMALISED[name](h) / root @ q["out"]
+        return found
+
+    def phi(q):
+        edge = LOG2**2 if function is softplus else 0.0
+        return sum(
+            over_mean(z["w"].sum(0) + edge, -1)
+            + jnp.sum(z["out"]) * (4 if name == "doubled" else 1)
+            for name, z in q.items()
+        )
+
+    check(apply_fn, phi, params, jnp.ones((2, 4)))
 
 
 def test_a_sum_of_relus_stays_what_it_is_without_gates():
