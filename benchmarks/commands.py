@@ -100,6 +100,34 @@ def progress(unit: str = "epochs") -> Progress:
     )
 
 
+def command(
+    make_parser: Callable[[], Parser],
+    presets: Mapping[str, Mapping[str, Any]],
+    prepare: Callable[[argparse.Namespace], T],
+    work: Callable[[argparse.Namespace, T], None],
+    report: Callable[[argparse.Namespace, T], None],
+) -> Callable[..., int]:
+    """What runs a command, from its arguments, or the process's own, to its exit code.
+
+    Args:
+      make_parser: makes the parser of its arguments.
+      presets: their defaults, as those of `parse`.
+      prepare: opens what the others need, as the next two see `carry_out`.
+      work: records results.
+      report: shows all that was recorded.
+
+    Returns:
+      The command's ``main``.
+    """
+
+    def main(arguments: Sequence[str] | None = None) -> int:
+        parser = make_parser()
+        options = parse(parser, presets, arguments)
+        return carry_out(parser, options, prepare, work, report)
+
+    return main
+
+
 def carry_out(
     parser: Parser,
     options: argparse.Namespace,

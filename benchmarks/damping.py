@@ -59,20 +59,6 @@ class Case(NamedTuple):
     seed: int
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-      arguments: those of the command line, or None for the process's own.
-
-    Returns:
-      The exit code.
-    """
-    parser = _parser()
-    options = commands.parse(parser, PRESETS, arguments)
-    return commands.carry_out(parser, options, _open, _run, _report)
-
-
 def _parser() -> commands.Parser:
     parser = commands.Parser(
         prog="python -m benchmarks.damping",
@@ -115,10 +101,8 @@ def _open(options: argparse.Namespace) -> Journal[DampingRecord]:
 
 def _run(options: argparse.Namespace, journal: Journal[DampingRecord]) -> None:
     """Trains what isn't recorded yet."""
-    recorded = {record[: len(Case._fields)] for record in journal.read()}
-    cases = [case for case in _cases(options) if case not in recorded]
     with commands.progress("runs") as progress:
-        for case in progress.track(cases):
+        for case in progress.track(journal.missing(_cases(options))):
             journal.append(DampingRecord(*case, *_outcome(case, options.steps)))
 
 
@@ -212,6 +196,9 @@ def _medians(
     last = [np.nan_to_num(x.last_loss, nan=np.inf) for x in chosen]
     growth = [np.nan_to_num(x.largest_loss, nan=np.inf) / x.first_loss for x in chosen]
     return float(np.median(last)), float(np.median(growth))
+
+
+main = commands.command(_parser, PRESETS, _open, _run, _report)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ added to what was recorded.
 import argparse
 import functools
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,20 +39,6 @@ class Experiment(NamedTuple):
     name: str
     data: one_layer.Data
     journal: Journal[SizeRecord]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-      arguments: those of the command line, or None for the process's own.
-
-    Returns:
-      The exit code.
-    """
-    parser = _parser()
-    options = commands.parse(parser, PRESETS, arguments)
-    return commands.carry_out(parser, options, _open, _run, _report)
 
 
 def _parser() -> commands.Parser:
@@ -135,6 +120,9 @@ def _print_tables(errors: dict[str, stopping.Errors]) -> None:
 def _median(errors: NDArray[np.float64]) -> str:
     median = np.median(errors)
     return f"{median:.2%}" if np.isfinite(median) else "-"
+
+
+main = commands.command(_parser, PRESETS, _open, _run, _report)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,8 @@ class Run(NamedTuple):
     device: dict[str, Any]
 
 
+Case = TypeVar("Case", bound=tuple[Any, ...])
+
 Line = TypeVar(
     "Line",
     Record,
@@ -171,6 +173,13 @@ class Journal(Generic[Line]):
         line = json.dumps(values, allow_nan=False) + "\n"
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
+
+    def missing(self, cases: Iterable[Case]) -> list[Case]:
+        """Those that no line begins with; all have the first of its fields."""
+        cases = list(cases)
+        fields = len(cases[0]) if cases else 0
+        recorded = {line[:fields] for line in self.read()}
+        return [case for case in cases if case not in recorded]
 
     def record(
         self, run: tuple[Any, ...], epochs: int, train: Callable[[int], Iterable[Any]]

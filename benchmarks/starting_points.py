@@ -87,20 +87,6 @@ class Perceptron(nn.Module):
         return nn.Dense(self.classes)(x)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-      arguments: those of the command line, or None for the process's own.
-
-    Returns:
-      The exit code.
-    """
-    parser = _parser()
-    options = commands.parse(parser, PRESETS, arguments)
-    return commands.carry_out(parser, options, _open, _run, _report)
-
-
 def _parser() -> commands.Parser:
     parser = commands.Parser(
         prog="python -m benchmarks.starting_points",
@@ -128,10 +114,8 @@ def _open(options: argparse.Namespace) -> Journal[StartingPoint]:
 
 def _run(options: argparse.Namespace, journal: Journal[StartingPoint]) -> None:
     """Trains what isn't recorded yet."""
-    recorded = {record[: len(Case._fields)] for record in journal.read()}
-    cases = [case for case in _cases(options) if case not in recorded]
     with commands.progress("runs") as progress:
-        for case in progress.track(cases):
+        for case in progress.track(journal.missing(_cases(options))):
             journal.append(StartingPoint(*case, *_outcome(case, options.steps)))
 
 
@@ -198,6 +182,9 @@ def _cell(runs: Sequence[StartingPoint]) -> str:
 def _median(losses: Sequence[float]) -> float:
     """That of runs of which some may have diverged."""
     return float(np.median(np.nan_to_num(losses, nan=np.inf)))
+
+
+main = commands.command(_parser, PRESETS, _open, _run, _report)
 
 
 if __name__ == "__main__":

@@ -55,20 +55,6 @@ class Case(NamedTuple):
     seed: int
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-      arguments: those of the command line, or None for the process's own.
-
-    Returns:
-      The exit code.
-    """
-    parser = _parser()
-    options = commands.parse(parser, PRESETS, arguments)
-    return commands.carry_out(parser, options, _open, _run, _report)
-
-
 def _parser() -> commands.Parser:
     parser = commands.Parser(
         prog="python -m benchmarks.transformer",
@@ -158,12 +144,13 @@ def _train(
     journal: Journal[LanguageRecord],
 ) -> None:
     """Trains what isn't recorded yet."""
-    recorded = {record[: len(Case._fields)] for record in journal.read()}
-    missing = [case for case in cases if case not in recorded]
     with commands.progress("runs") as progress:
-        for case in progress.track(missing):
+        for case in progress.track(journal.missing(cases)):
             outcome = language.run(task, make, case.learning_rate, case.init, case.seed)
             journal.append(LanguageRecord(*case, *outcome))
+
+
+main = commands.command(_parser, PRESETS, _open, _run, _report)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ in a folder of `benchmarks.learning_curves` it draws those that are there.
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,20 +33,6 @@ class Experiment(NamedTuple):
     dataset: datasets.Dataset
     folder: results.Folder
     toys: results.Journal[results.ToyUpdate]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-      arguments: those of the command line, or None for the process's own.
-
-    Returns:
-      The exit code.
-    """
-    parser = _parser()
-    options = commands.parse(parser, PRESETS, arguments)
-    return commands.carry_out(parser, options, _open, _run, _report)
 
 
 def _parser() -> commands.Parser:
@@ -95,6 +80,9 @@ def _record_toys(folder: Path) -> results.Journal[results.ToyUpdate]:
         if update[:3] not in recorded:
             toys.append(update)
     return toys
+
+
+main = commands.command(_parser, PRESETS, _open, _run, _report)
 
 
 if __name__ == "__main__":
