@@ -127,7 +127,7 @@ def _log_lengths(params: Params) -> jax.Array:
 
 def _log_length(x: jax.Array) -> jax.Array:
     """Whatever the size of the entries, which may have no squares in range."""
-    largest = jnp.max(jnp.abs(x)).astype(jnp.float32)
+    largest = jnp.max(jnp.abs(x), initial=0).astype(jnp.float32)
     unit = jnp.where(largest > 0, largest, 1)
     squares = jnp.square(x.astype(jnp.float32) / unit)
     return jnp.log(largest) + jnp.log(jnp.sum(squares)) / 2

@@ -110,6 +110,15 @@ def test_low_precision_keeps_its_dtype_and_its_scale(symmetries, dtype):
     assert after == pytest.approx(before, rel=0.05)
 
 
+def test_parameters_without_entries_stay_out_of_it():
+    params = {"a": jnp.ones(2), "b": jnp.ones(2), "none": jnp.zeros((0, 2))}
+    keep = pathsgd.keep_scale([{"a": 1.0, "b": -1.0, "none": 0.0}])
+    updates = {"a": 3 * params["a"], "b": 0 * params["b"], "none": params["none"]}
+    kept, _ = keep.update(updates, keep.init(params), params)
+    expected = {"a": jnp.ones(2), "b": jnp.ones(2), "none": params["none"]}
+    chex.assert_trees_all_close(kept, expected, rtol=1e-5)
+
+
 def test_symmetries_of_other_parameters_are_refused(symmetries):
     with pytest.raises(ValueError, match="find them with scale_symmetries"):
         pathsgd.keep_scale(symmetries).init({"a": jnp.ones((6, 8))})
