@@ -1,5 +1,6 @@
 """Which parameters can be scaled against one another, and leave the function."""
 
+import functools
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, TypeAlias
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathsgd_optax._numerics.precision import widened
-from pathsgd_optax._vocabulary import Params, is_floating
+from pathsgd_optax._vocabulary import Params, Scalar, is_floating
 
 
 Matrix: TypeAlias = NDArray[np.float64]
@@ -23,8 +24,11 @@ FURTHER = 8
 SPREAD = 0.5
 """How far weights are moved at random, in units of their root mean square."""
 
-AT_ZERO = 0.2
-"""The root mean square that is assumed of parameters that are zero."""
+NUDGE = 1.01
+"""How much further they are moved again, to tell effects from rounding."""
+
+AT_LEAST = 0.2
+"""The root mean square that is assumed of parameters of less, for large ones less."""
 
 INVISIBLE = 1e-2
 """The share of what a random direction would do that rounding and epsilons may do."""
@@ -32,7 +36,7 @@ INVISIBLE = 1e-2
 LARGEST_DENOMINATOR = 4
 """Of an exponent: one of 1/2 where a parameter occurs twice."""
 
-OCTAVES = 4
+OCTAVES = 2
 """The powers of two by which a scaling is tried."""
 
 
@@ -53,7 +57,8 @@ def scale_symmetries(
 
     Args:
       apply_fn: the network's function, of ``params`` and the inputs, as it is trained:
-        with BatchNorm on the statistics of the batch.
+        with BatchNorm on the statistics of the batch, and in float32, since what
+        bfloat16 rounds hides symmetries.
       params: the parameters, floating arrays in any tree.
       *inputs: an example of each further argument of ``apply_fn``, a small batch.
 
@@ -84,6 +89,7 @@ def scale_symmetries(
     leaves, structure = jax.tree.flatten(widened(params))
     if not leaves or not all(is_floating(leaf) for leaf in leaves):
         raise ValueError("params must be floating arrays: leave out all others.")
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
 
     @jax.jit
     def outputs(leaves: list[jax.Array]) -> jax.Array:
@@ -96,11 +102,10 @@ def scale_symmetries(
         return jnp.concatenate([y.astype(jnp.float32) for y in arrays])
 
     found = [
-        exponents
-        for exponents in _rational(_null_space(*_effects(outputs, leaves)))
-        if _leaves_function(outputs, leaves, exponents)
+        next(filter(functools.partial(_leaves_function, outputs, leaves), ways), None)
+        for ways in map(_rational, *_null_space(*_effects(outputs, leaves)))
     ]
-    return tuple(jax.tree.unflatten(structure, exponents) for exponents in found)
+    return tuple(jax.tree.unflatten(structure, x) for x in found if x is not None)
 
 
 def _effects(outputs: Outputs, leaves: list[jax.Array]) -> tuple[Matrix, Vector]:
@@ -109,8 +114,8 @@ def _effects(outputs: Outputs, leaves: list[jax.Array]) -> tuple[Matrix, Vector]
     And what a random direction of the same length usually does.
     """
 
-    def effect(key: jax.Array) -> jax.Array:
-        weights = _draw(key, leaves)
+    def effect(key: jax.Array, spread: jax.Array) -> jax.Array:
+        weights = _draw(key, leaves, spread)
         values, pullback = jax.vjp(outputs, weights)
         sums = jax.random.normal(jax.random.fold_in(key, 1), values.shape, values.dtype)
         (slopes,) = pullback(sums)
@@ -121,7 +126,8 @@ def _effects(outputs: Outputs, leaves: list[jax.Array]) -> tuple[Matrix, Vector]
         return jnp.stack([along, jnp.stack(lengths)])
 
     keys = jax.random.split(jax.random.key(0), len(leaves) + FURTHER)
-    drawn = jax.jit(lambda keys: jax.lax.map(effect, keys))(keys)
+    cases = jnp.tile(keys, 2), SPREAD * jnp.repeat(jnp.array([1, NUDGE]), len(keys))
+    drawn = jax.jit(lambda cases: jax.lax.map(lambda case: effect(*case), cases))(cases)
     along, lengths = np.moveaxis(np.asarray(drawn, np.float64), 1, 0)
     if not np.all(np.isfinite(along)):
         raise ValueError(
@@ -129,37 +135,50 @@ def _effects(outputs: Outputs, leaves: list[jax.Array]) -> tuple[Matrix, Vector]
             "weights near params: check the inputs."
         )
     usual = np.sqrt(np.mean(lengths**2, 0))
-    return along, np.where(usual > 0, usual, 1)
+    return _reproducible(*np.split(along, 2)), np.where(usual > 0, usual, 1)
 
 
-def _draw(key: jax.Array, leaves: list[jax.Array]) -> list[jax.Array]:
+def _reproducible(effects: Matrix, nudged: Matrix) -> Matrix:
+    """The effects, but 0 where they are of rounding, as of biases of attention keys."""
+    changes = np.mean((effects - nudged) ** 2, 0)
+    return np.where(changes < np.mean(effects**2, 0) / 2, effects, 0)
+
+
+def _draw(
+    key: jax.Array, leaves: list[jax.Array], spread: Scalar = SPREAD
+) -> list[jax.Array]:
     """Random weights near the parameters, whose zeros may hide what they do."""
     keys = jax.random.split(key, len(leaves))
-    return [_moved(k, leaf) for k, leaf in zip(keys, leaves, strict=True)]
+    return [_moved(k, leaf, spread) for k, leaf in zip(keys, leaves, strict=True)]
 
 
-def _moved(key: jax.Array, leaf: jax.Array) -> jax.Array:
-    size = jnp.sqrt(jnp.mean(jnp.square(leaf)))
-    step = SPREAD * jnp.where(size > 0, size, AT_ZERO).astype(leaf.dtype)
-    return leaf + step * jax.random.normal(key, leaf.shape, leaf.dtype)
+def _moved(key: jax.Array, leaf: jax.Array, spread: Scalar) -> jax.Array:
+    least = min(AT_LEAST, max(leaf.size, 1) ** -0.25)
+    step = spread * jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(leaf))), least)
+    return leaf + step.astype(leaf.dtype) * jax.random.normal(
+        key, leaf.shape, leaf.dtype
+    )
 
 
 def _length(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(x)))
 
 
-def _null_space(effects: Matrix, usual: Vector) -> Matrix:
-    """A basis of the exponents that have no effect, each with a pivot of its own."""
+def _null_space(effects: Matrix, usual: Vector) -> tuple[Matrix, Matrix]:
+    """A basis of the exponents that have no effect, each with a pivot of its own.
+
+    And what each of its exponents does, in units of what that of the pivot does.
+    """
     _, sizes, directions = np.linalg.svd(effects / usual)
-    null = directions[np.count_nonzero(sizes > INVISIBLE * sizes[0]) :] / usual
-    null /= np.max(np.abs(null), axis=1, keepdims=True)
-    row = 0
+    null = directions[np.count_nonzero(sizes > INVISIBLE * len(effects) ** 0.5) :]
+    pivots: list[int] = []
     for column in range(null.shape[1]):
-        below = np.abs(null[row:, column])
+        below = np.abs(null[len(pivots) :, column])
         if len(below) and below.max() > INVISIBLE:
-            _eliminate(null, row, row + int(below.argmax()), column)
-            row += 1
-    return null
+            _eliminate(null, len(pivots), len(pivots) + int(below.argmax()), column)
+            pivots.append(column)
+    shares = null[: len(pivots)]
+    return shares * usual[pivots][:, None] / usual, shares
 
 
 def _eliminate(rows: Matrix, row: int, pivot: int, column: int) -> None:
@@ -170,11 +189,14 @@ def _eliminate(rows: Matrix, row: int, pivot: int, column: int) -> None:
     rows[others] -= np.outer(rows[others, column], rows[row])
 
 
-def _rational(exponents: Matrix) -> list[list[float]]:
-    return [
-        [float(Fraction(x).limit_denominator(LARGEST_DENOMINATOR)) for x in row]
-        for row in exponents.tolist()
+def _rational(exponents: Vector, shares: Vector) -> list[list[float]]:
+    """The exponents, and those that do much: others may be of rounding and epsilons."""
+    every = [
+        float(Fraction(x).limit_denominator(LARGEST_DENOMINATOR))
+        for x in exponents.tolist()
     ]
+    much = np.abs(shares) > INVISIBLE * np.max(np.abs(shares))
+    return [every, np.where(much, every, 0).tolist()]
 
 
 def _leaves_function(

@@ -81,10 +81,95 @@ def test_the_scalings_that_leave_a_function_are_found(case):
     assert np.linalg.matrix_rank([*basis, *expected, [0] * len(params)]) == len(found)
 
 
+def normalised(h, scale, bias):
+    h = h - jnp.mean(h, -1, keepdims=True)
+    size = jnp.sqrt(jnp.mean(jnp.square(h), -1, keepdims=True) + 1e-5)
+    return h / size * scale + bias
+
+
+def transformer(p, ids):
+    h = p["embedding"][ids]
+    for block in p["blocks"]:
+        x = normalised(h, block["ln1"], block["ln1_b"])
+        q, k, v = (x @ block[name] + block[name + "_b"] for name in "qkv")
+        h = h + jax.nn.softmax(q @ k.swapaxes(-1, -2)) @ v @ block["o"] + block["o_b"]
+        x = normalised(h, block["ln2"], block["ln2_b"])
+        h = h + jax.nn.gelu(x @ block["f"] + block["f_b"]) @ block["g"] + block["g_b"]
+    return normalised(h, p["ln"], p["ln_b"]) @ p["embedding"].T
+
+
+def transformer_params(std):
+    def kernel(i):
+        return std * jax.random.normal(jax.random.key(i), (8, 8))
+
+    def block(i):
+        kernels = {name: kernel(10 * i + j) for j, name in enumerate("qkvofg")}
+        norms = {name: jnp.ones(8) for name in ("ln1", "ln2")}
+        return kernels | norms | {f"{x}_b": jnp.zeros(8) for x in kernels | norms}
+
+    ends = {"embedding": kernel(99), "ln": jnp.ones(8), "ln_b": jnp.zeros(8)}
+    return ends | {"blocks": [block(1), block(2)]}
+
+
+def transformer_symmetries(params):
+    """Of each block, and of the stream, which the tied embedding is part of."""
+    found = [
+        ("blocks/{i}/" + text).replace(" ", f" blocks/{i}/").format(i=i)
+        for i in (0, 1)
+        for text in (
+            "q:1 q_b:1 k:-1",
+            "k_b:1",
+            "v:1 v_b:1 o:-1",
+            "ln1:1 ln1_b:1 q:-1 k:-1 v:-1",
+            "ln2:1 ln2_b:1 f:-1",
+        )
+    ]
+    stream = [f"blocks/{i}/{x}:1" for i in (0, 1) for x in ("o", "o_b", "g", "g_b")]
+    found.append(" ".join(["embedding:1 ln:-1 ln_b:-1", *stream]))
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    exponents = [dict(item.split(":") for item in text.split()) for text in found]
+    return [[float(each.get(path, 0)) for path in paths] for each in exponents]
+
+
+@pytest.mark.parametrize("std", [0.25, 0.02])
+def test_those_of_a_transformer_are_all_found_but_no_others(std):
+    params = transformer_params(std)
+    ids = jax.random.randint(jax.random.key(0), (3, 6), 0, 8)
+    with jax.numpy_rank_promotion("allow"):
+        found = pathsgd.scale_symmetries(transformer, params, ids)
+    expected = transformer_symmetries(params)
+    basis = [jax.tree.leaves(tree) for tree in found]
+    assert len(found) == len(expected)
+    assert np.linalg.matrix_rank([*basis, *expected]) == len(expected)
+
+
+def test_a_branch_that_starts_small_is_part_of_its_stream():
+    def function(p, x):
+        branch = jax.nn.relu(x @ p["a"]) @ p["b"]
+        return rms(x @ p["e"] + p["small"] * branch) @ p["c"]
+
+    params = {name: SQUARE[name] for name in "abce"} | {
+        "small": jnp.full((1, 1, 6), 1e-6)
+    }
+    found = pathsgd.scale_symmetries(function, params, X)
+    basis = [[tree[name] for name in [*"abe", "small"]] for tree in found]
+    expected = [[1, 0, 0, -1], [0, 1, 0, -1], [0, 0, 1, 1]]
+    assert np.linalg.matrix_rank([*basis, *expected]) == len(found) == 3
+
+
 def test_a_layer_that_starts_at_zero_has_those_of_its_place():
     params = {"a": SQUARE["a"], "b": jnp.zeros((6, 6))}
     function = lambda p, x: x + (x @ p["a"]) @ p["b"]  # noqa: E731
     assert pathsgd.scale_symmetries(function, params, X) == ({"a": 1.0, "b": -1.0},)
+
+
+def test_numpy_arrays_of_float64_are_taken_as_jax_takes_them():
+    params = {name: np.asarray(SQUARE[name], np.float64) for name in "ab"}
+    found = pathsgd.scale_symmetries(lambda p, x: x @ p["a"] @ p["b"], params, X)
+    assert found == ({"a": 1.0, "b": -1.0},)
 
 
 def test_modules_and_trees_of_inputs_and_outputs():
