@@ -120,7 +120,7 @@ def _effects(outputs: Outputs, leaves: list[jax.Array]) -> tuple[Matrix, Vector]
         sums = jax.random.normal(jax.random.fold_in(key, 1), values.shape, values.dtype)
         (slopes,) = pullback(sums)
         pairs = list(zip(slopes, weights, strict=True))
-        along = jnp.stack([jnp.vdot(g, w) for g, w in pairs])
+        along = jnp.stack([jnp.sum(g * w) for g, w in pairs])
         along += 0 * jnp.sum(values)  # nan where they are not finite
         lengths = [_length(g) * _length(w) / w.size**0.5 for g, w in pairs]
         return jnp.stack([along, jnp.stack(lengths)])

@@ -151,9 +151,11 @@ def test_a_branch_that_starts_small_is_part_of_its_stream():
         branch = jax.nn.relu(x @ p["a"]) @ p["b"]
         return rms(x @ p["e"] + p["small"] * branch) @ p["c"]
 
-    params = {name: SQUARE[name] for name in "abce"} | {
-        "small": jnp.full((1, 1, 6), 1e-6)
-    }
+    shapes = {"a": (6, 16), "b": (16, 6), "c": (6, 2), "e": (6, 6)}
+    params = {
+        name: jax.random.normal(jax.random.key(i), shape) / shape[0] ** 0.5
+        for i, (name, shape) in enumerate(shapes.items())
+    } | {"small": jnp.full((1, 1, 6), 1e-6)}
     found = pathsgd.scale_symmetries(function, params, X)
     basis = [[tree[name] for name in [*"abe", "small"]] for tree in found]
     expected = [[1, 0, 0, -1], [0, 1, 0, -1], [0, 0, 1, 1]]
@@ -211,3 +213,15 @@ def test_modules_and_trees_of_inputs_and_outputs():
 def test_what_has_no_scalings_is_refused(function, params, message):
     with pytest.raises(ValueError, match=message):
         pathsgd.scale_symmetries(function, params, X)
+
+
+def test_parameters_on_an_explicit_mesh():
+    mesh = jax.make_mesh((2,), ("d",), axis_types=(jax.sharding.AxisType.Explicit,))
+    specs = {"a": jax.P(None, "d"), "b": jax.P("d", None)}
+    function = lambda p, x: jnp.matmul(  # noqa: E731
+        jax.nn.relu(x @ p["a"]), p["b"], out_sharding=jax.P()
+    )
+    with jax.set_mesh(mesh):
+        params = {name: jax.device_put(SQUARE[name], specs[name]) for name in specs}
+        found = pathsgd.scale_symmetries(function, params, np.asarray(X[0]))
+    assert found == ({"a": 1.0, "b": -1.0},)
