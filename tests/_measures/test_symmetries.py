@@ -142,24 +142,26 @@ def test_those_of_a_transformer_are_all_found_but_no_others(std):
         found = pathsgd.scale_symmetries(transformer, params, ids)
     expected = transformer_symmetries(params)
     basis = [jax.tree.leaves(tree) for tree in found]
-    assert len(found) == len(expected)
-    assert np.linalg.matrix_rank([*basis, *expected]) == len(expected)
+    ranks = [np.linalg.matrix_rank(rows) for rows in (basis, [*basis, *expected])]
+    assert [len(found), *ranks] == [len(expected)] * 3
 
 
 def test_a_branch_that_starts_small_is_part_of_its_stream():
     def function(p, x):
         branch = jax.nn.relu(x @ p["a"]) @ p["b"]
-        return rms(x @ p["e"] + p["small"] * branch) @ p["c"]
+        return rms(x @ p["e"] + p["g"][None] * branch) @ p["h"]
 
-    shapes = {"a": (6, 16), "b": (16, 6), "c": (6, 2), "e": (6, 6)}
-    params = {
-        name: jax.random.normal(jax.random.key(i), shape) / shape[0] ** 0.5
-        for i, (name, shape) in enumerate(shapes.items())
-    } | {"small": jnp.full((1, 1, 6), 1e-6)}
-    found = pathsgd.scale_symmetries(function, params, X)
-    basis = [[tree[name] for name in [*"abe", "small"]] for tree in found]
+    shapes = {"a": (0, 6, 16), "b": (1, 16, 6), "e": (7, 6, 6), "h": (3, 6, 2)}
+    params = {"g": jnp.full(6, 1e-6)} | {
+        name: jax.random.normal(jax.random.key(seed), shape) / shape[0] ** 0.5
+        for name, (seed, *shape) in shapes.items()
+    }
+    x = jax.random.normal(jax.random.key(9), (8, 6)) / 8**0.5
+    found = pathsgd.scale_symmetries(function, params, x)
+    basis = [[tree[name] for name in "abeg"] for tree in found]
     expected = [[1, 0, 0, -1], [0, 1, 0, -1], [0, 0, 1, 1]]
-    assert np.linalg.matrix_rank([*basis, *expected]) == len(found) == 3
+    ranks = [np.linalg.matrix_rank(rows) for rows in (basis, [*basis, *expected])]
+    assert [len(found), *ranks] == [3, 3, 3]
 
 
 def test_a_layer_that_starts_at_zero_has_those_of_its_place():
