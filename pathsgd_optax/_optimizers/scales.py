@@ -62,8 +62,8 @@ def keep_scale(symmetries: Sequence[Params]) -> optax.GradientTransformationExtr
       :class:`KeepScaleState`.
 
     Raises:
-      ValueError: if the symmetries are not of these parameters, or ``params`` are
-        missing in an update.
+      ValueError: if the symmetries are no tuple or list, or not of these parameters, or
+        ``params`` are missing in an update.
 
     Example:
       >>> import jax.numpy as jnp
@@ -76,6 +76,10 @@ def keep_scale(symmetries: Sequence[Params]) -> optax.GradientTransformationExtr
       >>> print(params["in"] + updates["in"], params["out"] + updates["out"])
       [6. 8.] [10.]
     """
+    if not isinstance(symmetries, (tuple, list)):
+        raise ValueError(
+            "symmetries must be a tuple or list of trees, as scale_symmetries returns."
+        )
     exponents = [jax.tree.leaves(symmetry) for symmetry in symmetries]
 
     def init_fn(params: Params) -> KeepScaleState:

@@ -124,6 +124,11 @@ def test_symmetries_of_other_parameters_are_refused(symmetries):
         pathsgd.keep_scale(symmetries).init({"a": jnp.ones((6, 8))})
 
 
+def test_a_single_tree_is_refused(symmetries):
+    with pytest.raises(ValueError, match="must be a tuple or list of trees"):
+        pathsgd.keep_scale(symmetries[0])
+
+
 def test_an_update_needs_the_parameters(symmetries):
     keep, params = pathsgd.keep_scale(symmetries), start()
     with pytest.raises(ValueError, match="params"):
