@@ -29,7 +29,7 @@ def path_norm(
 
     .. math::
       \phi_p(w) = \Big( \sum_{v_{in}[i] \xrightarrow{e_1} \dots \xrightarrow{e_d}
-        v_{out}[j]} \Big| \prod_{k=1}^d w_{e_k} \Big|^p \Big)^{1/p}
+        v_{out}[j]} \prod_{k=1}^d |w_{e_k}|^p \Big)^{1/p}
 
     It doesn't change when a unit's incoming weights are multiplied by a number and its
     outgoing ones divided by it. Differentiable in ``params``.

@@ -99,12 +99,21 @@ def _training(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) 
     if isinstance(module, linen.Dropout):
         return args[0] if args else kwargs["inputs"]
     if isinstance(module, linen.BatchNorm):
-        name, args = "use_running_average", args[:1]
-        if module.use_running_average is None:
-            kwargs = kwargs | {name: False}
-        else:
-            object.__setattr__(module, name, False)
+        kwargs = _switched(module, kwargs, "use_running_average", False)
+        args = args[:1]
+    if isinstance(module, linen.MultiHeadDotProductAttention):
+        kwargs = _switched(module, kwargs, "deterministic", True)
     return method(*args, **kwargs)
+
+
+def _switched(
+    module: linen.Module, kwargs: dict[str, Any], name: str, value: bool
+) -> dict[str, Any]:
+    """The keyword arguments of a call, where the module has no such attribute."""
+    if getattr(module, name) is None:
+        return kwargs | {name: value}
+    object.__setattr__(module, name, value)
+    return {key: x for key, x in kwargs.items() if key != name}
 
 
 def _with_gates(

@@ -109,12 +109,14 @@ def set_constants(state: optax.OptState, constants: Any) -> optax.OptState:
 
     For callers that pass no extra arguments to an update, such as Flax's `TrainState`,
     `optax.lookahead` and `optax.contrib.sam`. To be set before each update, and once
-    before a loop that is a scan; an update that is given ``constants`` uses those::
+    before a loop that is a scan; an update that is given ``constants`` uses those:
 
-      constants = {"batch_stats": state.batch_stats}
-      opt_state = pathsgd.set_constants(state.opt_state, constants)
-      state = state.replace(opt_state=opt_state)
-      state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    ```python
+    constants = {"batch_stats": state.batch_stats}
+    opt_state = pathsgd.set_constants(state.opt_state, constants)
+    state = state.replace(opt_state=opt_state)
+    state = state.apply_gradients(grads=grads, batch_stats=batch_stats)
+    ```
 
     Args:
       state: the state of an optimizer, with path-normalised transformations anywhere

@@ -256,3 +256,29 @@ def test_keys_are_no_inputs():
     variables = Noisy().init(jax.random.key(0), x, keys)
     network = pathsgd.trace_linen(Noisy(), variables, x, keys)
     assert len(network.inputs) == 1
+
+
+@pytest.mark.parametrize("where", ["call", "attribute"])
+def test_dropout_within_attention_drops_nothing_with_gates(where):
+    class Attention(nn.Module):
+        rate: float
+
+        @nn.compact
+        def __call__(self, x, train=False):
+            how = {"deterministic": not train}
+            made, called = (how, {}) if where == "attribute" else ({}, how)
+            attention = nn.MultiHeadDotProductAttention(
+                2, dropout_rate=self.rate, **made
+            )
+            return nn.Dense(2)(nn.LayerNorm()(x + attention(x, **called)))
+
+    x = jnp.ones((1, 3, 4))
+    variables = Attention(0.0).init(jax.random.key(0), x)
+    gammas = [
+        pathsgd.path_scaling(
+            pathsgd.trace_linen(Attention(rate), variables, x, gates=True, train=train),
+            variables["params"],
+        )
+        for rate, train in ((0.0, False), (0.5, True), (0.5, False))
+    ]
+    chex.assert_trees_all_equal(*gammas)
