@@ -125,15 +125,22 @@ def learning_curves(records: Iterable[Record]) -> Figure:
 
 def caption(drawn: Mapping[Series, Curve]) -> str:
     """How many seeds the curves of a row are of, and which step sizes they took."""
-    rates: dict[str, list[str]] = {}
-    for series, curve in drawn.items():
-        label = OPTIMIZERS[series.optimizer].label
-        rates.setdefault(label, []).append(f"{curve.learning_rate:g}")
-    sizes = ", ".join(
-        f"{label} {' / '.join(dict.fromkeys(own))}" for label, own in rates.items()
-    )
+    rates = [
+        (OPTIMIZERS[series.optimizer].label, curve.learning_rate)
+        for series, curve in drawn.items()
+    ]
     counts = {len(curve.runs["train_loss"]) for curve in drawn.values()}
-    return f"{seeds(counts)}. Step sizes: {sizes}"
+    return f"{seeds(counts)}. Step sizes: {step_sizes(rates)}"
+
+
+def step_sizes(rates: Iterable[tuple[str, float]]) -> str:
+    """Those of each label, from one start and the other if they differ."""
+    by_label: dict[str, list[str]] = {}
+    for label, rate in rates:
+        by_label.setdefault(label, []).append(f"{rate:g}")
+    return ", ".join(
+        f"{label} {' / '.join(dict.fromkeys(own))}" for label, own in by_label.items()
+    )
 
 
 def seeds(counts: Collection[int]) -> str:
@@ -292,14 +299,14 @@ def _draw_row(panels: Sequence[Axes], drawn: Mapping[Series, Curve]) -> None:
 
 
 def _draw_curve(axes: Axes, series: Series, curve: Curve, quantity: str) -> None:
-    colour = LOOKS[series.optimizer].colour
-    draw_line(
-        axes, curve.epochs, curve.median(quantity), LOOKS[series.optimizer], series.init
-    )
+    look = LOOKS[series.optimizer]
+    draw_line(axes, curve.epochs, curve.median(quantity), look, series.init)
     runs = curve.runs[quantity]
     if len(runs) > 1:
         band = runs.min(axis=0), runs.max(axis=0)
-        axes.fill_between(curve.epochs, *band, color=colour, alpha=0.1, linewidth=0)
+        axes.fill_between(
+            curve.epochs, *band, color=look.colour, alpha=0.1, linewidth=0
+        )
 
 
 def draw_line(

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -170,11 +170,9 @@ def train_network(
     """
     model = OneLayer(hidden_units, data.classes)
     start, order = jax.random.split(jax.random.key(seed))
-    params = jax.jit(model.init)(start, data.train.images[:1])["params"]
-    state = train.State(params, _sgd(schedule(0)).init(params))
-    for epoch in range(epochs):
-        began = time.perf_counter()
-        state = train.train_epoch(
+
+    def advance(state: train.State, epoch: int) -> train.State:
+        return train.train_epoch(
             state,
             schedule(epoch),
             jax.random.fold_in(order, epoch),
@@ -183,9 +181,8 @@ def train_network(
             make_optimizer=_sgd,
             batch_size=BATCH_SIZE,
         )
-        jax.block_until_ready(state)
-        seconds = time.perf_counter() - began
-        yield Measurement(epoch + 1, *_measure(model, state.params, data), seconds)
+
+    return _measured(data, model, start, _sgd(schedule(0)), advance, epochs)
 
 
 def train_on_all_points(
@@ -194,18 +191,35 @@ def train_on_all_points(
     """Trains by L-BFGS, whose steps take all points, as `train_network`."""
     model = OneLayer(hidden_units, data.classes)
     start, _ = jax.random.split(jax.random.key(seed))
-    params = jax.jit(model.init)(start, data.train.images[:1])["params"]
-    state = train.State(params, optax.lbfgs().init(params))
-    for step in range(steps):
-        began = time.perf_counter()
-        state = _lbfgs_step(state, *data.train, model=model)
-        jax.block_until_ready(state)
-        seconds = time.perf_counter() - began
-        yield Measurement(step + 1, *_measure(model, state.params, data), seconds)
+
+    def advance(state: train.State, step: int) -> train.State:
+        del step
+        return _lbfgs_step(state, *data.train, model=model)
+
+    return _measured(data, model, start, optax.lbfgs(), advance, steps)
 
 
 METHODS = {"sgd": train_network, "lbfgs": train_on_all_points}
 """The ways to train, each from the same weights."""
+
+
+def _measured(
+    data: Data,
+    model: OneLayer,
+    key: jax.Array,
+    optimizer: optax.GradientTransformation,
+    advance: Callable[[train.State, int], train.State],
+    epochs: int,
+) -> Iterator[Measurement]:
+    """Starts from random weights, and measures after each epoch."""
+    params = jax.jit(model.init)(key, data.train.images[:1])["params"]
+    state = train.State(params, optimizer.init(params))
+    for epoch in range(epochs):
+        began = time.perf_counter()
+        state = advance(state, epoch)
+        jax.block_until_ready(state)
+        seconds = time.perf_counter() - began
+        yield Measurement(epoch + 1, *_measure(model, state.params, data), seconds)
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -213,9 +227,9 @@ def _lbfgs_step(
     state: train.State, images: jax.Array, labels: jax.Array, *, model: nn.Module
 ) -> train.State:
     def loss(params: train.Params) -> jax.Array:
-        return train.objective(params, None, model, jax.random.key(0), images, labels)[
-            0
-        ]
+        key = jax.random.key(0)
+        value, _ = train.objective(params, None, model, key, images, labels)
+        return value
 
     value, grad = optax.value_and_grad_from_state(loss)(
         state.params, state=state.optimizer

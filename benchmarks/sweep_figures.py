@@ -97,10 +97,5 @@ def _looks(drawn: Sweeps) -> dict[str, Marked]:
 
 def _caption(drawn: Sweeps) -> str:
     counts = {len(runs) for sweep in drawn.values() for runs in sweep.runs.values()}
-    best = [(key, f"{sweep.best:g}") for key, sweep in drawn.items()]
-    rates = {name: [x for (own, _), x in best if own == name] for (name, _), _ in best}
-    sizes = ", ".join(
-        f"{OPTIMIZERS[name].label} {' / '.join(dict.fromkeys(own))}"
-        for name, own in rates.items()
-    )
-    return f"{figures.seeds(counts)}. Best step sizes: {sizes}"
+    best = [(OPTIMIZERS[name].label, x.best) for (name, _), x in drawn.items()]
+    return f"{figures.seeds(counts)}. Best step sizes: {figures.step_sizes(best)}"

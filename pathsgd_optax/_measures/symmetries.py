@@ -14,8 +14,7 @@ from pathsgd_optax._numerics.precision import widened
 from pathsgd_optax._vocabulary import Params, Scalar, is_floating
 
 
-Matrix: TypeAlias = NDArray[np.float64]
-Vector: TypeAlias = NDArray[np.float64]
+Numbers: TypeAlias = NDArray[np.float64]
 Outputs: TypeAlias = Callable[[list[jax.Array]], jax.Array]
 
 FURTHER = 8
@@ -108,7 +107,7 @@ def scale_symmetries(
     return tuple(jax.tree.unflatten(structure, x) for x in found if x is not None)
 
 
-def _effects(outputs: Outputs, leaves: list[jax.Array]) -> tuple[Matrix, Vector]:
+def _effects(outputs: Outputs, leaves: list[jax.Array]) -> tuple[Numbers, Numbers]:
     """What the scale of each parameter does to random sums of outputs, a row a draw.
 
     And what a random direction of the same length usually does.
@@ -138,7 +137,7 @@ def _effects(outputs: Outputs, leaves: list[jax.Array]) -> tuple[Matrix, Vector]
     return _reproducible(*np.split(along, 2)), np.where(usual > 0, usual, 1)
 
 
-def _reproducible(effects: Matrix, nudged: Matrix) -> Matrix:
+def _reproducible(effects: Numbers, nudged: Numbers) -> Numbers:
     """The effects, but 0 where they are of rounding, as of biases of attention keys."""
     changes = np.mean((effects - nudged) ** 2, 0)
     return np.where(changes < np.mean(effects**2, 0) / 2, effects, 0)
@@ -164,7 +163,7 @@ def _length(x: jax.Array) -> jax.Array:
     return jnp.sqrt(jnp.sum(jnp.square(x)))
 
 
-def _null_space(effects: Matrix, usual: Vector) -> tuple[Matrix, Matrix]:
+def _null_space(effects: Numbers, usual: Numbers) -> tuple[Numbers, Numbers]:
     """A basis of the exponents that have no effect, each with a pivot of its own.
 
     And what each of its exponents does, in units of what that of the pivot does.
@@ -181,7 +180,7 @@ def _null_space(effects: Matrix, usual: Vector) -> tuple[Matrix, Matrix]:
     return shares * usual[pivots][:, None] / usual, shares
 
 
-def _eliminate(rows: Matrix, row: int, pivot: int, column: int) -> None:
+def _eliminate(rows: Numbers, row: int, pivot: int, column: int) -> None:
     """Makes the pivot 1, of that row, and the others' entries in its column 0."""
     rows[[row, pivot]] = rows[[pivot, row]]
     rows[row] /= rows[row, column]
@@ -189,7 +188,7 @@ def _eliminate(rows: Matrix, row: int, pivot: int, column: int) -> None:
     rows[others] -= np.outer(rows[others, column], rows[row])
 
 
-def _rational(exponents: Vector, shares: Vector) -> list[list[float]]:
+def _rational(exponents: Numbers, shares: Numbers) -> list[list[float]]:
     """The exponents, and those that do much: others may be of rounding and epsilons."""
     every = [
         float(Fraction(x).limit_denominator(LARGEST_DENOMINATOR))
