@@ -123,8 +123,8 @@ def path_adagrad(
         \epsilon}}, \qquad s_t = s_0 + \sum_{\tau \le t} \tilde g_\tau^2, \qquad
       \tilde g_t = \frac{g_t}{\sqrt{\gamma_p(w^{(t)})}}
 
-    AdaGrad sees gradients divided by :math:`\sqrt\gamma`, which no rescaling changes,
-    and its updates are divided by :math:`\sqrt\gamma` too: it is put into
+    AdaGrad sees gradients divided by :math:`\gamma^{1/2}`, which no rescaling changes,
+    and its updates are divided by :math:`\gamma^{1/2}` too: it is put into
     :func:`precondition_by_path_norm`. So training doesn't depend on how the weights are
     scaled, as it does where AdaGrad gets gradients divided by :math:`\gamma`.
 
@@ -201,8 +201,8 @@ def path_rmsprop(
         \epsilon}}, \qquad s_t = \beta s_{t-1} + (1 - \beta) \tilde g_t^2, \qquad
       \tilde g_t = \frac{g_t}{\sqrt{\gamma_p(w^{(t)})}}
 
-    RMSProp sees gradients divided by :math:`\sqrt\gamma`, which no rescaling changes,
-    and its updates are divided by :math:`\sqrt\gamma` too: it is put into
+    RMSProp sees gradients divided by :math:`\gamma^{1/2}`, which no rescaling changes,
+    and its updates are divided by :math:`\gamma^{1/2}` too: it is put into
     :func:`precondition_by_path_norm`. So training doesn't depend on how the weights are
     scaled, as it does where RMSProp gets gradients divided by :math:`\gamma`.
 
@@ -285,8 +285,8 @@ def path_adam(
     with the bias-corrected means :math:`\hat m_t` of :math:`\tilde g` and
     :math:`\hat v_t` of :math:`\tilde g^2`.
 
-    Adam sees gradients divided by :math:`\sqrt\gamma`, which no rescaling changes,
-    and its updates are divided by :math:`\sqrt\gamma` too: it is put into
+    Adam sees gradients divided by :math:`\gamma^{1/2}`, which no rescaling changes,
+    and its updates are divided by :math:`\gamma^{1/2}` too: it is put into
     :func:`precondition_by_path_norm`. So training doesn't depend on how the weights are
     scaled, as it does where Adam gets gradients divided by :math:`\gamma`.
     With ``weight_decay`` it is AdamW.

@@ -163,9 +163,9 @@ def precondition_by_path_norm(
       u = \Gamma^{-1/2} \, T\big(\Gamma^{-1/2} g\big), \qquad
       \Gamma = \mathrm{diag}\, \gamma_p(w)
 
-    The inner transformation T sees gradients :math:`g / \sqrt\gamma` and parameters
-    :math:`w \sqrt\gamma`, the same ones for all rescalings of a network; its updates
-    are divided by :math:`\sqrt\gamma` once more. So whatever T is, Adam, AdaGrad, Lion,
+    The inner transformation T sees gradients :math:`\gamma^{-1/2} g` and parameters
+    :math:`\gamma^{1/2} w`, the same ones for all rescalings of a network; its updates
+    are divided by :math:`\gamma^{1/2}` once more. So whatever T is, Adam, AdaGrad, Lion,
     or AdamW with its weight decay, training is invariant to rescaling, with its epsilon
     added to numbers without scale. With the identity it is Path-SGD.
 
