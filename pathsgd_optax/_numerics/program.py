@@ -1,4 +1,4 @@
-"""How XLA is to lay out a program; what it computes is the same without."""
+"""What a program reads, and how XLA is to lay it out."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,6 +8,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.extend.core import Literal
+
+
+def reads_values(function: Callable[[Any], Any], tree: Any) -> bool:
+    """Whether what it returns depends on more than the shapes of the tree's arrays."""
+    try:
+        program = jax.make_jaxpr(function)(tree).jaxpr
+    except TypeError:
+        return True  # It can't be traced, or returns what isn't an array.
+    known = set(program.invars)
+    for equation in program.eqns:
+        if known.intersection(_variables(equation.invars)):
+            known.update(equation.outvars)
+    return bool(known.intersection(_variables(program.outvars)))
+
+
+def _variables(atoms: Sequence[Any]) -> list[Any]:
+    return [atom for atom in atoms if not isinstance(atom, Literal)]
 
 
 def on_cpu(

@@ -6,6 +6,7 @@ import optax
 
 from pathsgd_optax._networks.network import PathNetwork
 from pathsgd_optax._numerics.precision import widely
+from pathsgd_optax._numerics.program import reads_values
 from pathsgd_optax._optimizers.masks import Mask
 from pathsgd_optax._optimizers.scaling import PathScaler
 from pathsgd_optax._optimizers.states import (
@@ -165,9 +166,9 @@ def precondition_by_path_norm(
 
     The inner transformation T sees gradients :math:`\gamma^{-1/2} g` and parameters
     :math:`\gamma^{1/2} w`, the same ones for all rescalings of a network; its updates
-    are divided by :math:`\gamma^{1/2}` once more. So whatever T is, Adam, AdaGrad, Lion,
-    or AdamW with its weight decay, training is invariant to rescaling, with its epsilon
-    added to numbers without scale. With the identity it is Path-SGD.
+    are divided by :math:`\gamma^{1/2}` once more. So whatever T is, Adam, AdaGrad,
+    Lion, or AdamW with its weight decay, training is invariant to rescaling, with its
+    epsilon added to numbers without scale. With the identity it is Path-SGD.
 
     Coordinates move with the weights: state that the inner transformation keeps, such
     as moments, was gathered in slightly different ones. A transformation that keeps
@@ -230,7 +231,8 @@ def preconditioned(
 
     def init_fn(params: Params) -> PreconditionByPathNormState:
         paths = scaler.init(params)
-        return PreconditionByPathNormState(paths, inner.init(scaler.natural(params)))
+        start = scaler.natural(params) if reads_values(inner.init, params) else params
+        return PreconditionByPathNormState(paths, inner.init(start))
 
     def update_fn(
         updates: optax.Updates,

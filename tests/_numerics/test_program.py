@@ -63,3 +63,25 @@ def test_what_comes_after_other_arrays_is_the_same(other):
     for x, y in zip(factors, waiting, strict=True):
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y)
+
+
+def _hasty(params):
+    assert params["w"][0] > 0
+    return params
+
+
+READERS = {
+    "adam": (optax.scale_by_adam().init, False),
+    "nothing": (optax.identity().init, False),
+    "weights": (lambda params: (0, params), True),
+    "roots": (lambda params: jax.tree.map(jnp.sqrt, params), True),
+    "within jit": (jax.jit(lambda params: {"v": params["w"] + 1}), True),
+    "what can't be traced": (_hasty, True),
+    "a function": (lambda params: optax.linear_schedule(1.0, 0.1, 2), True),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_of_values_is_known(name):
+    function, reads = READERS[name]
+    assert _program.reads_values(function, {"w": jnp.ones(3)}) == reads
