@@ -20,6 +20,9 @@ from pathsgd_optax._vocabulary import Params, check_flags, described
 OPTIONS = ("capture_intermediates", "method", "mutable", "rngs")
 """The keyword arguments of ``module.apply`` that aren't the module's."""
 
+ON_ONE_BATCH: dict[str, Any] = {"use_running_average": False, "axis_name": None}
+"""What makes an `nnx.BatchNorm` normalise by the statistics of one device's batch."""
+
 
 def trace_linen(
     module: linen.Module,
@@ -92,7 +95,7 @@ def trace_linen(
 
 
 def _training(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-    """Statistics are those of the batch; nothing is dropped."""
+    """Statistics are those of one device's batch; nothing is dropped."""
     module = context.module
     if context.method_name != "__call__":
         return method(*args, **kwargs)
@@ -100,6 +103,7 @@ def _training(method: Callable[..., Any], args: Any, kwargs: Any, context: Any) 
         return args[0] if args else kwargs["inputs"]
     if isinstance(module, linen.BatchNorm):
         kwargs = _switched(module, kwargs, "use_running_average", False)
+        object.__setattr__(module, "axis_name", None)
         args = args[:1]
     if isinstance(module, linen.MultiHeadDotProductAttention):
         kwargs = _switched(module, kwargs, "deterministic", True)
@@ -196,7 +200,7 @@ def trace_nnx(
         copy = nnx.merge(graph, params, *others)
         copy.eval()
         if gates:
-            copy.set_attributes(use_running_average=False, raise_if_not_found=False)
+            copy.set_attributes(nnx.BatchNorm, **ON_ONE_BATCH, raise_if_not_found=False)
         args, kwargs = completed(inputs)
         return copy(*args, **kwargs)
 

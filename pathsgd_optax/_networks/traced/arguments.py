@@ -33,10 +33,13 @@ EVALUATED = (
     "use_running_average=True, deterministic=True."
 )
 
+KEY = re.compile('needs PRNG for "([^"]+)"')
+
 AXIS = (
     " Examples or devices are averaged over along such an axis, and paths are those of "
     "one example on one device. Trace the function without it: BatchNorm uses none on "
-    "its running averages, with train=False or use_running_average=True."
+    "its running averages, with train=False or use_running_average=True, nor with "
+    "axis_name=None."
 )
 
 
@@ -50,6 +53,8 @@ def explained(where: str) -> Iterator[None]:
         advice = EVALUATED if TRAINING.search(said) else ""
         if "unbound axis name" in said:
             advice = AXIS
+        elif (key := KEY.search(said)) and key[1] != "dropout":
+            advice = f' Pass a key for it: rngs={{"{key[1]}": jax.random.key(0)}}.'
         elif "shard_map" in said:
             advice = f" In shard_map, {DEVICES}"
         raise ValueError(

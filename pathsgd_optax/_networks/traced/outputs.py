@@ -10,7 +10,6 @@ from jax.tree_util import keystr
 
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.mass import Mass
-from pathsgd_optax._networks.traced.reasons import STATISTIC
 from pathsgd_optax._networks.traced.values import (
     Factor,
     Logarithm,
@@ -49,13 +48,17 @@ def check_ends(names: Sequence[str], outputs: Sequence[Operand]) -> None:
     for name, output in zip(names, outputs, strict=True):
         if isinstance(output, Refused) and output.error:
             raise output.error
+        if isinstance(output, Weighed):
+            output = output.factor
+        if isinstance(output, Factor) and not output.is_gate:
+            raise ValueError(
+                f"{name} of apply_fn have no path semantics: {output.reason}"
+            )
         if isinstance(output, Factor | Logarithm):
             raise ValueError(
                 f"{name} of apply_fn are a gate's, which no paths lead to. Leave a "
                 "softmax to the loss, and return the logits."
             )
-        if isinstance(output, Weighed):
-            raise ValueError(f"{name} of apply_fn have no path semantics: {STATISTIC}")
         if not (isinstance(output, Value) and output.is_data):
             raise ValueError(
                 f"{name} of apply_fn are not floating values that depend on x and on "

@@ -80,6 +80,11 @@ STATISTIC = (
     "else than to divide what it is made of. Divide by it, or by its root, the values "
     "themselves, and write a softmax as jax.nn.softmax."
 )
+EXPONENTIAL = (
+    "it uses an exponential otherwise than a softmax does, which divides by the sum of "
+    "all: exp has no bounds. At the end of the network, leave it to the loss, and "
+    "return what it is taken of; as a gate, use a sigmoid."
+)
 LOGARITHM = (
     "it uses the logarithm of a sum, as that of log_softmax, which exp may undo, but "
     "which has no paths. If it ends the network, leave it to the loss, and return the "

@@ -1,5 +1,6 @@
 """Networks of any kind: the paths of a JAX function, read off its jaxpr."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from pathsgd_optax._networks.traced.network import (
     weights_of,
 )
 from pathsgd_optax._networks.traced.outputs import check_ends, output_names
+from pathsgd_optax._networks.traced.reasons import GATES
 from pathsgd_optax._networks.traced.rules.randomness import check_draws
 from pathsgd_optax._networks.traced.rules.registry import CUSTOM
 from pathsgd_optax._networks.traced.values import GATE, OUTPUT, Debt, Uses
@@ -156,6 +158,33 @@ def trace_network(
     check_whole(params)
     params, x = shapes(params, "params"), shapes(x, "x")
     constants = shapes(constants, "constants")
+    read = functools.partial(_read, apply_fn, params, x, constants)
+    try:
+        return read(gates)
+    except ValueError as error:
+        said = str(error)
+        if gates or not said.endswith(GATES):
+            raise
+    raise ValueError(_advised(said, read))
+
+
+def _advised(said: str, read: Callable[[bool], Any]) -> str:
+    """What is wrong without gates, and with them, if they are no remedy."""
+    try:
+        read(True)
+    except ValueError as error:
+        return f"{said.removesuffix(GATES)} With gates=True: {error}"
+    return said
+
+
+def _read(
+    apply_fn: Callable[..., jax.Array],
+    params: Params,
+    x: Any,
+    constants: Any,
+    gates: bool,
+) -> TracedNetwork:
+    """The network, of arguments as shapes."""
     jaxpr, names = _trace(apply_fn, params, x, constants)
     inputs = tuple(jax.tree.leaves(_examples(x, 1)))
     uses = _uses(jaxpr, names, params, inputs, constants, gates)

@@ -29,6 +29,7 @@ from pathsgd_optax._networks.traced.bounds import (
 )
 from pathsgd_optax._networks.traced.curves import Curve, total
 from pathsgd_optax._networks.traced.rays import Ray, Step
+from pathsgd_optax._networks.traced.reasons import EXPONENTIAL, STATISTIC
 
 
 OUTPUT, NORM, GATE = "output", "norm", "gate"
@@ -67,6 +68,10 @@ class Exponential(NamedTuple):
 
     function: str
     ray: Ray
+
+
+def _is_exponential(name: Hashable) -> bool:
+    return isinstance(name, Exponential)
 
 
 class Randomness(enum.IntEnum):
@@ -335,7 +340,13 @@ class Factor:
     def is_exponential(self) -> bool:
         """Whether it is one of a softmax' terms, or their sum."""
         names = [name for name, _ in self.degrees]
-        return bool(names) and all(isinstance(name, Exponential) for name in names)
+        return bool(names) and all(map(_is_exponential, names))
+
+    @property
+    def reason(self) -> str:
+        """What is wrong where it does something else than to divide."""
+        names = [name for name, _ in self.degrees]
+        return EXPONENTIAL if any(map(_is_exponential, names)) else STATISTIC
 
     @property
     def one_sided(self) -> bool:

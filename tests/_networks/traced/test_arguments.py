@@ -136,6 +136,47 @@ def test_what_is_said_of_axes_is_true():
     assert pathsgd.path_norm(network, variables["params"], 1, constants) > 0
 
 
+def test_an_axis_of_batchnorm_is_none_with_gates():
+    """Neither in training nor in evaluation, in linen as in nnx."""
+    x, model = networks.spec(4, 3), Training("batch")
+    variables = model.init(jax.random.key(0), jnp.ones((4, 3)), train=False)
+    params = variables["params"]
+    found = [
+        pathsgd.path_norm(
+            pathsgd.trace_linen(module, variables, x, train, gates=True), params
+        )
+        for module, train in ((model, True), (model, False), (Training(), True))
+    ]
+    assert len({*map(float, found)}) == 1
+    rngs = nnx.Rngs(0)
+    norm = nnx.BatchNorm(2, axis_name="batch", rngs=rngs)
+    model = nnx.Sequential(nnx.Linear(3, 2, rngs=rngs), norm)
+    network = pathsgd.trace_nnx(model, x, gates=True)
+    np.testing.assert_allclose(
+        pathsgd.path_norm(network, nnx.state(model, nnx.Param)), found[0], rtol=1e-6
+    )
+    assert norm.axis_name == "batch"
+
+
+def test_a_key_that_is_missing_is_asked_for():
+    class Drawing(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            """Projects on features that are drawn by a key of their own."""
+            features = jax.random.normal(self.make_rng("features"), (2, 4))
+            return nn.Dense(2)(x) @ features
+
+    x, keys = networks.spec(4, 3), {"params": jax.random.key(0)}
+    rngs = {"features": jax.random.key(0)}
+    variables = Drawing().init(keys | rngs, jnp.ones((4, 3)))
+    with pytest.raises(
+        ValueError, match=r'Pass a key for it: rngs=\{"features": jax'
+    ) as e:
+        pathsgd.trace_linen(Drawing(), variables, x)
+    assert "deterministic" not in str(e.value)
+    pathsgd.trace_linen(Drawing(), variables, x, rngs=rngs)
+
+
 def test_float64_weights_are_traced_without_x64():
     params = {"w": np.ones((3, 2)), "b": np.ones(2)}
     network = pathsgd.trace_network(

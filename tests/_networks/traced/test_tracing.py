@@ -585,3 +585,43 @@ def test_errors_teach(message):
 def test_wrong_examples_are_refused(message, params, x):
     with pytest.raises(ValueError, match=message):
         pathsgd.trace_network(lambda w, x: x.astype(jnp.float32) @ w, params, x)
+
+
+NO_REMEDY = {
+    "exp of jax.nn.softmax.*With gates=True: outputs of apply_fn are a gate's": (
+        jax.nn.softmax
+    ),
+    "tanh .*With gates=True: outputs .*exponential": lambda h: jnp.exp(jnp.tanh(h) * h),
+    "tanh .*Or trace with gates=True: ": jnp.tanh,
+}
+
+
+@pytest.mark.parametrize("message", NO_REMEDY)
+def test_gates_are_recommended_where_they_help(message):
+    def apply_fn(w, x):
+        return NO_REMEDY[message](x @ w)
+
+    with pytest.raises(ValueError, match=message) as error:
+        pathsgd.trace_network(apply_fn, networks.spec(3, 2), networks.spec(4, 3))
+    assert ("Or trace" in str(error.value)) == ("Or trace" in message)
+
+
+@pytest.mark.parametrize("inputs", ["params", "ids", "floats"])
+def test_shard_map_is_refused_by_its_name(inputs):
+    mesh = jax.make_mesh((1,), ("data",))
+
+    def apply_fn(w, x):
+        ids = x[:, 0].astype(jnp.int32)
+        function, *arguments = {
+            "params": (lambda w: w, w),
+            "ids": (lambda w, ids: w[ids], w, ids),
+            "floats": (lambda w, x: x @ w, w, x),
+        }[inputs]
+        places = jax.sharding.PartitionSpec()
+        sharded = jax.shard_map(
+            function, mesh=mesh, in_specs=(places,) * len(arguments), out_specs=places
+        )
+        return sharded(*arguments) if len(arguments) > 1 else x @ sharded(*arguments)
+
+    with pytest.raises(ValueError, match=r"shard_map.*as for a single device"):
+        pathsgd.trace_network(apply_fn, networks.spec(3, 2), networks.spec(4, 3))

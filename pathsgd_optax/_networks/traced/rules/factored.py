@@ -16,7 +16,7 @@ from pathsgd_optax._networks.traced.bounds import UNBOUNDED, hull, largest
 from pathsgd_optax._networks.traced.context import Context, is_number
 from pathsgd_optax._networks.traced.inputs import MOVING, units
 from pathsgd_optax._networks.traced.rays import Ray
-from pathsgd_optax._networks.traced.reasons import STATISTIC, UNKNOWN
+from pathsgd_optax._networks.traced.reasons import UNKNOWN
 from pathsgd_optax._networks.traced.rules import factors as _factors
 from pathsgd_optax._networks.traced.rules.activations import activated
 from pathsgd_optax._networks.traced.rules.factors import (
@@ -87,7 +87,7 @@ def _units(context: Context, x: Factor, shape: Sequence[int]) -> Value:
 def _average(context: Context, x: Factor, shape: Sequence[int]) -> Value:
     """The size of a gate, whose paths end here, as a constant."""
     if not x.is_gate:
-        raise NoPathError(STATISTIC)
+        raise NoPathError(x.reason)
     context.steer(x)
     return Value(full(context, x.size, shape))
 

@@ -351,7 +351,7 @@ def joined(x: Factor, y: Factor) -> Factor:
     """What two factors of one kind are together, but for their sizes."""
     unweighted(x, y)
     if not are_alike(x, y):
-        raise NoPathError(STATISTIC)
+        raise NoPathError((x if x.degrees else y).reason)
     return dataclasses.replace(
         x,
         degrees=x.degrees if x.degrees == y.degrees else frozenset(),

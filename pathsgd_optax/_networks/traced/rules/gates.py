@@ -27,7 +27,6 @@ from pathsgd_optax._networks.traced.reasons import (
     DIVISION,
     DIVISOR,
     POWER,
-    STATISTIC,
     UNKNOWN,
 )
 from pathsgd_optax._networks.traced.rules import factors as _factors
@@ -207,7 +206,7 @@ def times(context: Context, x: Any, y: Any) -> Operand:
     if x.is_data and factor.is_exponential:
         return _weighed(context, x, factor)
     divides = any(degree < 0 for _, degree in factor.degrees)
-    raise NoPathError(DIVISION if divides else STATISTIC)
+    raise NoPathError(DIVISION if divides else factor.reason)
 
 
 def _weighed(context: Context, x: Value, factor: Factor) -> Weighed:

@@ -165,6 +165,8 @@ def apply_rule(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     name = context.eqn.primitive.name
     if not all_constant(operands):
         check_randomness(context, operands)
+    if name == "shard_map":
+        raise NoPathError(DEVICES)
     if name in PLACEMENTS:
         return list(operands)
     if all_constant(operands):
@@ -255,8 +257,6 @@ def _unknown(name: str, operands: Sequence[Operand]) -> str:
     """What is wrong with an operation that has no rule."""
     if name == "fft":
         return SPECTRUM
-    if name == "shard_map":
-        return DEVICES
     if name in ("argmax", "argmin"):
         return ORDER
     if any(isinstance(x, Value) and x.is_data for x in operands):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import MOVING
-from pathsgd_optax._networks.traced.reasons import LOGARITHM, STATISTIC
+from pathsgd_optax._networks.traced.reasons import EXPONENTIAL, LOGARITHM
 from pathsgd_optax._networks.traced.rules import factors as _factors
 from pathsgd_optax._networks.traced.rules.factored import FACTORED
 from pathsgd_optax._networks.traced.rules.factors import gated
@@ -98,7 +98,7 @@ def _weighed(context: Context, *operands: Any) -> Operand:
     others = [x for x in operands if not isinstance(x, Weighed)]
     is_sum = name in ("add", "add_any") and not others
     if len(factors) > 1 or not (is_sum or (name in LINEAR and _are_fixed(others))):
-        raise NoPathError(STATISTIC)
+        raise NoPathError(EXPONENTIAL)
     [factor] = factors.values()
     value: Any = RULES[name](context, *values)[0]
     return Weighed(value, factor)
@@ -116,5 +116,5 @@ def _finished(
     x, y = (x, y) if isinstance(x, Weighed) else (y, x)
     share = operation(context, x.factor, y) if isinstance(x, Weighed) else None
     if not (isinstance(share, Factor) and share.is_gate):
-        raise NoPathError(STATISTIC)
+        raise NoPathError(EXPONENTIAL)
     return context.shaped(gated(context, x.value, share))

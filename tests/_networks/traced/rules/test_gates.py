@@ -660,7 +660,13 @@ REFUSED = {
         lambda x: jax.nn.log_softmax(x) * 2.0,
         "logarithm of a sum.*return the logits",
     ),
-    "weights of no sum": (lambda x: jnp.exp(x) * x, "outputs.*a statistic"),
+    "weights of no sum": (
+        lambda x: jnp.exp(x) * x,
+        "outputs .*exponential.*return what",
+    ),
+    "an exponential": (jnp.exp, "outputs .*exponential.*return what it is taken of"),
+    "noise of a scale": (lambda x: x[:, 1:] + jnp.exp(x[:, :1]), "add .*exponential"),
+    "scales": (lambda x: x[:, 1:] * x[:, :1] * jnp.exp(x[:, 1:]), "exponential"),
     "a log": (jnp.log, "log .*no path rule"),
     "a log, used": (lambda x: jnp.log(x) * 2.0 + 1.0, "log .*no path rule"),
 }
