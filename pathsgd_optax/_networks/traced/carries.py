@@ -36,6 +36,10 @@ Step: TypeAlias = Callable[..., tuple[list[Operand], list[Operand]]]
 """``step(context, operands)``: what is carried on, and a row of each stack."""
 
 
+Body: TypeAlias = Callable[[Context, Sequence[Operand]], list[Operand]]
+"""The results of a step: what is carried on, then a row of each stack."""
+
+
 class Operands(NamedTuple):
     """The operands of a scan, or what they are in one step."""
 
@@ -124,13 +128,19 @@ def like(context: Context, x: Operand, other: Operand) -> Operand:
     if not (isinstance(x, Value) and isinstance(other, Value)):
         raise NoPathError("it carries a comparison, or an order, of values on paths.")
     both = [z for z in (x, other) if z.is_data]
-    kinds = {z.shifted for z in both}
+    kinds, ends = {z.shifted for z in both}, (x, other)
+    if not x.is_data:
+        x = context.settle(x)
+    offset = x.offset
+    if offset is None and any(z.offset is not None for z in both):
+        offset = jnp.zeros(x.shape, context.dtype)
     return Value(
         None,
-        context.settle(x).mass,
+        x.mass,
+        None if offset is None else jnp.broadcast_to(offset, x.shape),
         leaves=x.leaves | other.leaves,
         ray=CARRIED,
-        bounds=hull([bounds_of(x), bounds_of(other)]),
+        bounds=hull([*map(bounds_of, ends)]),
         shifted=True in kinds,
         mixed=len(kinds) > 1 or any(z.mixed for z in both),
     )

@@ -16,7 +16,8 @@ from pathsgd_optax._networks.traced.bounds import UNBOUNDED
 from pathsgd_optax._networks.traced.curves import Curve
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Ray
-from pathsgd_optax._networks.traced.tape import End, Pull, Tape
+from pathsgd_optax._networks.traced.reach import End
+from pathsgd_optax._networks.traced.tape import Pull, Tape
 from pathsgd_optax._networks.traced.values import (
     GATE,
     MASK,
@@ -38,7 +39,7 @@ SHARDINGS = ("out_sharding", "sharding")
 RESHAPING = frozenset("broadcast_in_dim reshape squeeze transpose".split())
 """The primitives that keep all entries, in another shape."""
 
-PARTS = frozenset("dynamic_slice gather slice split unstack".split())
+PARTS = frozenset("dynamic_slice gather scan slice split unstack".split())
 """The primitives that may take some of the entries, and leave others."""
 
 

@@ -28,9 +28,10 @@ from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.interpreter import interpret
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.outputs import ends
+from pathsgd_optax._networks.traced.reach import Ends
 from pathsgd_optax._networks.traced.rules.operands import Rule
 from pathsgd_optax._networks.traced.rules.registry import constant
-from pathsgd_optax._networks.traced.tape import Ends, Tape
+from pathsgd_optax._networks.traced.tape import Tape
 from pathsgd_optax._networks.traced.values import OUTPUT, Inputs, Uses, Value
 from pathsgd_optax._numerics.meshes import partitioned
 from pathsgd_optax._numerics.scaled import Scaled
@@ -135,7 +136,7 @@ def _path_norm(
     output = _run(context, network, weights_of(context, leaves), constants)
     if tape is None:
         return _mass.root(_mass.total(output), p)
-    return _mass.root(_total(tape, tape.ends([context.output(output)])), p)
+    return _mass.root(_total(tape.ends([context.output(output)])), p)
 
 
 @functools.partial(jax.jit, static_argnames=("network", "p"))
@@ -155,7 +156,7 @@ def _scaling(
     output = _run(context, network, weights, constants)
     ends = tape.ends([context.output(output)])
     slopes = tape.slopes(ends, [x.mass for x in weights])
-    norm = _mass.root(_total(tape, ends), p)
+    norm = _mass.root(_total(ends), p)
     unit = resolved(unit, norm)
     factors = (
         () if parameter.role == NO_PATH else _mass.factors_of_root(slope, p, unit)
@@ -164,10 +165,9 @@ def _scaling(
     return Scaling(norm, tuple(factors))
 
 
-def _total(tape: Tape, ends: Ends) -> Mass:
+def _total(ends: Ends) -> Mass:
     """The masses of all paths, wherever they have ended."""
-    output = ends.paths[0]
-    others = tape.ended(ends, outputs=1)
+    [output], others = ends.outputs, ends.ended
     if not others:
         return _mass.total(output.value)
     return _mass.total_of([_mass.inner(*output), *others])

@@ -6,60 +6,42 @@ mass of those that enter. Slopes by mantissas, as `jax.vjp` has them, would have
 in range at the exponents of the forward pass, and are not.
 """
 
-import dataclasses
 import functools
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.mass import Mass
+from pathsgd_optax._networks.traced.reach import (
+    Course,
+    End,
+    Ends,
+    Inside,
+    Mask,
+    either,
+    leading,
+    nowhere,
+    unreached,
+)
 from pathsgd_optax._numerics.program import once
 
 
-Pull: TypeAlias = Callable[[list[Mass]], Sequence[Mass | None]]
+Pull: TypeAlias = Callable[[list[Mass]], Sequence[Mass]]
 """From the slopes of an operation's results to those of its sources."""
 
 
 class _Operation(NamedTuple):
     results: list[Mass]
     sources: list[Mass]
-    pull: Pull
+    pull: Pull | None
     layer: bool
     function: Callable[..., jax.Array] | None
     partial: bool
-    reach: Sequence[Any] | None
-
-
-class End(NamedTuple):
-    """A value where paths end, and the slope that it has for it."""
-
-    value: Mass
-    slope: Mass
-
-
-class Ends(NamedTuple):
-    """Where paths end.
-
-    Args:
-      paths: at outputs and at normalisations.
-      gates: of what does nothing but steer gates.
-      reached: what leads to the former, by nodes: in all entries, or in some.
-      steering: the nodes of what parameters lead to that don't, or not all of them.
-    """
-
-    paths: list[End]
-    gates: list[End]
-    reached: dict[int | None, Any]
-    steering: set[int | None]
-
-    def closed(self, x: Mass) -> Any:
-        """The entries from which no way leads back to what does nothing but steer."""
-        return self.reached.get(x.node) if x.node in self.steering else True
+    inside: Inside | None
 
 
 class Tape:
@@ -78,8 +60,6 @@ class Tape:
 
     def __init__(self, damping: Mass | None = None) -> None:
         self.damping = damping
-        self.elsewhere: list[Mass] = []
-        """The masses of paths that have ended inside of scans."""
         self._operations: list[_Operation] = []
         self._nodes = 0
         self._units: set[int | None] = set()
@@ -87,6 +67,11 @@ class Tape:
         self._norms: dict[int | None, End] = {}
         self._gates: dict[int | None, End] = {}
         self._has_gates = False  # of its own, or inside of an operation
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether paths may end at a normalisation or a gate."""
+        return bool(self._norms) or self._has_gates
 
     def leaf(self, x: Mass) -> Mass:
         """The same number, as one to have a slope."""
@@ -97,24 +82,23 @@ class Tape:
         self,
         results: Sequence[Mass],
         sources: Sequence[Mass],
-        pull: Pull,
+        pull: Pull | None = None,
         layer: bool = False,
         function: Callable[..., jax.Array] | None = None,
         partial: bool = False,
-        reach: Sequence[Any] | None = None,
+        inside: Inside | None = None,
     ) -> list[Mass]:
         """The results of an operation, with the slopes of ``pull``.
 
         What is before a layer is no output, even if its results are. ``function`` is
-        what makes the only result, ``partial`` if it doesn't use all of its sources. An
-        operation with gates inside has ``reach``, which entries of each source lead to
-        the results, and pulls the slopes of what steers after those of all sources.
+        what makes the only result, ``partial`` if it doesn't use all of its sources. In
+        an operation that has an ``inside``, paths may end.
         """
         if not any(x.node for x in sources):
             return list(results)
         made = [*map(self.leaf, results)]
-        self._has_gates |= reach is not None
-        operation = _Operation(made, [*sources], pull, layer, function, partial, reach)
+        self._has_gates |= inside is not None
+        operation = _Operation(made, [*sources], pull, layer, function, partial, inside)
         self._operations.append(operation)
         return made
 
@@ -145,54 +129,99 @@ class Tape:
             self._gates.setdefault(x.node, End(x, slope))
             self._has_gates = True
 
-    def ends(self, outputs: Sequence[End]) -> Ends:
-        """Where paths end, if some of them do in ``outputs``."""
-        paths, rest = list(outputs), dict(self._norms)
-        reached: dict[int | None, Any] = {end.value.node: True for end in outputs}
-        for operation in reversed(self._operations):
+    def ends(
+        self,
+        outputs: Sequence[End],
+        masks: Sequence[Mask] | None = None,
+        given: Sequence[End] = (),
+        steering: Sequence[Mass] | None = None,
+    ) -> Ends:
+        """Where paths end, if some of them do in ``outputs``.
+
+        Args:
+          outputs: where paths go on, or end.
+          masks: in which entries each of these leads to ends; None for all.
+          given: ends elsewhere of what does nothing but steer.
+          steering: the leaves that may lead to what does; None for all.
+        """
+        going = masks or [True] * len(outputs)
+        reached: dict[int | None, Mask] = {}
+        for end, mask in zip(outputs, going, strict=True):
+            if not nowhere(mask):
+                reached[end.value.node] = either(reached.get(end.value.node), mask)
+        norms, courses = self.reach(reached)
+        has_gates = self._has_gates or bool(given)
+        found = self.steering(reached, courses, steering) if has_gates else set()
+        own, others = (
+            [
+                End(end.value, unreached(end.slope, reached.get(end.value.node)))
+                for end in ends
+                if end.value.node in found
+            ]
+            for ends in (self._gates.values(), given)
+        )
+        chosen = [not nowhere(mask) for mask in going]
+        paths = [*itertools.compress(outputs, chosen)]
+        return Ends(paths, norms, own, others, reached, found, courses)
+
+    def reach(
+        self, reached: dict[int | None, Mask]
+    ) -> tuple[list[End], dict[int, Course]]:
+        """Adds to what leads to ends what leads to that, or to a normalisation.
+
+        Returns:
+          The ends at normalisations, and the courses of operations with an inside.
+        """
+        norms: list[End] = []
+        rest, courses = dict(self._norms), {}
+        for k, operation in reversed([*enumerate(self._operations)]):
             for x in operation.results:
-                if (
-                    x.node in rest
-                    and (end := rest.pop(x.node))
-                    and x.node not in reached
-                ):
-                    paths.append(end)
-                    reached[x.node] = reached[end.value.node] = True
-            self._reach(operation, reached)
-        paths += [end for node, end in rest.items() if node not in reached]
-        steering = self._steering(reached) if self._has_gates else set()
-        gates = [
-            End(end.value, _unreached(end.slope, reached.get(node)))
-            for node, end in self._gates.items()
-            if node in steering
-        ]
-        return Ends(paths, gates, reached, steering)
+                if x.node in rest and (end := rest.pop(x.node)):
+                    _end(end, x.node, reached, norms)
+            masks = [reached.get(x.node) for x in operation.results]
+            led: Sequence[Mask] = []
+            if operation.inside is not None:
+                courses[k] = operation.inside(masks)
+                led = courses[k].sources
+            elif any(mask is not None for mask in masks):
+                led = self._led(operation, masks[0])
+            for x, mask in zip(operation.sources, led, strict=False):
+                if not nowhere(mask):
+                    reached[x.node] = either(reached.get(x.node), mask)
+        for node, end in rest.items():
+            _end(end, node, reached, norms)
+        return norms, courses
 
-    def ended(self, ends: Ends, outputs: int) -> list[Mass]:
-        """The masses of the paths that have ended, but for so many outputs."""
-        others = [*ends.paths[outputs:], *ends.gates]
-        return [*(_mass.inner(*end) for end in others), *self.elsewhere]
+    def _led(self, operation: _Operation, mask: Mask) -> Sequence[Mask]:
+        """The entries of the sources that lead to these entries of the result."""
+        whole = mask is True and not operation.partial
+        if whole or operation.function is None or not self._has_gates:
+            return [True] * len(operation.sources)
+        return leading(operation.function, operation.sources, mask)
 
-    def _steering(self, reached: Mapping[int | None, Any]) -> set[int | None]:
+    def steering(
+        self,
+        reached: Mapping[int | None, Mask],
+        courses: Mapping[int, Course],
+        leaves: Sequence[Mass] | None = None,
+    ) -> set[int | None]:
         """What leads only to gates, or some of whose entries do, from leaves on."""
-        made = {x.node for operation in self._operations for x in operation.results}
-        nodes = {*range(1, self._nodes + 1)} - made
+        if leaves is None:
+            made = {x.node for operation in self._operations for x in operation.results}
+            nodes: set[int | None] = {*range(1, self._nodes + 1)} - made
+        else:
+            nodes = {*_nodes(leaves)}
         found = {node for node in nodes if reached.get(node) is not True}
-        for operation in self._operations:
-            if not found.isdisjoint(_nodes(operation.sources)):
-                results = _nodes(operation.results)
-                found.update(k for k in results if reached.get(k) is not True)
+        for k, operation in enumerate(self._operations):
+            sources = [node in found for node in _nodes(operation.sources)]
+            if not any(sources):
+                continue
+            results = _nodes(operation.results)
+            if k in courses:
+                found.update(itertools.compress(results, courses[k].steer(sources)))
+            else:
+                found.update(x for x in results if reached.get(x) is not True)
         return found
-
-    def _reach(self, operation: _Operation, reached: dict[int | None, Any]) -> None:
-        """Marks what leads to a result that leads to an end."""
-        masks = [reached.get(x.node) for x in operation.results]
-        if all(mask is None for mask in masks):
-            return
-        led = _leading(operation, masks) if self._has_gates else itertools.repeat(True)
-        for x, mask in zip(operation.sources, led, strict=False):
-            if mask is not None:
-                reached[x.node] = _either(reached.get(x.node), mask)
 
     def slopes(
         self, ends: Ends, leaves: Sequence[Mass], final: bool = True
@@ -217,19 +246,23 @@ class Tape:
         self, ends: Ends, leaves: Sequence[Mass], final: bool = True
     ) -> tuple[list[Mass], list[Mass | None]]:
         """The masses of the paths to ends, and of those that only steer, if any do."""
-        found, steering = _by_node(ends.paths), _by_node(ends.gates)
+        found = _by_node([*ends.outputs, *ends.norms])
+        steering = _by_node([*ends.gates, *ends.given])
         outputs = {*found} if final else set()
-        for operation in reversed(self._operations):
+        for k, operation in reversed([*enumerate(self._operations)]):
             nodes = _nodes(operation.results)
             if not (operation.layer or outputs.isdisjoint(nodes)):
                 outputs.update(_nodes(operation.sources))
+            if k in ends.courses:
+                _through(operation, ends.courses[k], found, steering, ends)
+                continue
             if any(node in found for node in nodes):
                 pulled = self._pull(operation, found, outputs)
-                _spread(operation, pulled, found, steering, ends)
+                _spread(operation, pulled, found)
             if any(node in steering for node in nodes):
                 alone = not any(node in ends.reached for node in nodes)
                 pulled = self._pull(operation, steering, outputs if alone else None)
-                _spread(operation, pulled, None, steering, ends)
+                _spread(operation, _open(operation, pulled, ends), steering)
         paths = [_total_by_rows(found[x.node], x) for x in leaves]
         others = [
             _total_by_rows(steering[x.node], x) if steering[x.node] else None
@@ -242,13 +275,14 @@ class Tape:
         operation: _Operation,
         found: dict[int | None, list[Mass]],
         outputs: set[int | None] | None,
-    ) -> Sequence[Mass | None]:
+    ) -> Sequence[Mass]:
         """The slopes of the sources, from those that the results have."""
         slopes = [
             [*found.pop(x.node, []), *self._floor(x, outputs)]
             for x in operation.results
         ]
         totals = map(_total, slopes, operation.results)
+        assert operation.pull is not None
         return operation.pull([*map(_mass.collapsed, totals)])
 
     def _floor(self, x: Mass, outputs: set[int | None] | None) -> list[Mass]:
@@ -262,65 +296,52 @@ class Tape:
         return [_mass.quotient(self.damping, x)]
 
 
-def _spread(
+def _end(
+    end: End, node: int | None, reached: dict[int | None, Mask], norms: list[End]
+) -> None:
+    """Ends paths at a normalisation, unless they go on from there."""
+    if node not in reached:
+        norms.append(end)
+        reached[node] = reached[end.value.node] = True
+
+
+def _through(
     operation: _Operation,
-    pulled: Sequence[Mass | None],
-    found: dict[int | None, list[Mass]] | None,
+    course: Course,
+    found: dict[int | None, list[Mass]],
     steering: dict[int | None, list[Mass]],
     ends: Ends,
 ) -> None:
-    """Adds the slopes of paths to ``found``, and those of what steers, where it may."""
-    count = len(operation.sources)
-    steers = pulled[count:] if found is not None else pulled
-    if found is not None:
-        for x, slope in zip(operation.sources, pulled[:count], strict=True):
-            if slope is not None:
-                found[x.node].append(slope)
-    for k, slope in enumerate(steers):
-        x = operation.sources[k % count]
-        if slope is not None and (mask := ends.closed(x)) is not True:
-            steering[x.node].append(_unreached(slope, mask))
+    """Pulls both kinds of slopes through an operation with an inside."""
+    paths, steers = (
+        [_mass.collapsed(_total(slopes.pop(x.node, []), x)) for x in operation.results]
+        for slopes in (found, steering)
+    )
+    pulled, others = course.pull(paths, steers)
+    _spread(operation, pulled, found)
+    _spread(operation, _open(operation, others, ends), steering)
 
 
-def _leading(operation: _Operation, masks: Sequence[Any]) -> Iterable[Any]:
-    """The entries of the sources that lead to these entries of the results."""
-    if operation.reach is not None:
-        return operation.reach
-    mask = masks[0]
-    whole = mask is True and not operation.partial
-    if whole or operation.function is None:
-        return [True] * len(operation.sources)
-    with jax.ensure_compile_time_eval():
-        sources = [*map(_structure, operation.sources)]
-        result, pull = jax.vjp(operation.function, *sources)
-        led = pull(jnp.ones_like(result) if mask is True else mask)
-        return [_mask(jnp.minimum(part, 1)) for part in led]
+def _spread(
+    operation: _Operation,
+    pulled: Sequence[Mass | None],
+    found: dict[int | None, list[Mass]],
+) -> None:
+    """Adds the slopes of the sources to those that were found."""
+    for x, slope in zip(operation.sources, pulled, strict=True):
+        if slope is not None:
+            found[x.node].append(slope)
 
 
-def _structure(x: Mass) -> jax.Array:
-    """1 in every entry that paths may lead to; those of constants are known."""
-    fixed = x.node is None and not isinstance(x.mantissa, jax.core.Tracer)
-    ones = jnp.ones_like(x.mantissa, shape=x.shape)
-    return jnp.where(x.mantissa != 0, ones, 0) if fixed else ones
-
-
-def _mask(mask: jax.Array) -> Any:
-    """True, if all entries are known to be 1."""
-    known = not isinstance(mask, jax.core.Tracer)
-    return True if known and bool(mask.all()) else mask
-
-
-def _either(x: Any, y: Any) -> Any:
-    if x is True or y is True:
-        return True
-    return y if x is None else _mask(jnp.maximum(x, y))
-
-
-def _unreached(x: Mass, mask: Any) -> Mass:
-    """A slope, without those of entries that lead to other ends."""
-    if mask is None:
-        return x
-    return dataclasses.replace(x, mantissa=x.mantissa * (1 - mask))
+def _open(
+    operation: _Operation, pulled: Sequence[Mass | None], ends: Ends
+) -> list[Mass | None]:
+    """The slopes of what steers, where it may do so."""
+    masks = map(ends.closed, operation.sources)
+    return [
+        None if slope is None or mask is True else unreached(slope, mask)
+        for slope, mask in zip(pulled, masks, strict=True)
+    ]
 
 
 def _by_node(ends: Sequence[End]) -> dict[int | None, list[Mass]]:

@@ -9,6 +9,7 @@ from jax import lax
 
 import pathsgd_optax as pathsgd
 from tests import networks
+from tests.phi import check, weights
 
 
 PARAMS = networks.random_like(
@@ -191,6 +192,12 @@ def gated_paths(step, start, loop):
     return {name: x for name, x in scaling.items() if labels[name] != "no path"}
 
 
+def steering(params, z, row):
+    """A bounded state that does nothing but steer."""
+    after = jax.nn.sigmoid(row @ params["g"] + z @ params["u"][:, :WIDTH])
+    return after, z * (row @ params["w"])
+
+
 def minimal(params, h, row):
     """A minimal gated unit's, whose gate multiplies a bias in the first step."""
     f = jax.nn.sigmoid(row @ params["g"])
@@ -201,6 +208,8 @@ def minimal(params, h, row):
 
 CELLS = {
     "a gate": (gated_by_the_last, jnp.ones_like),
+    "a state that steers": (steering, jnp.ones_like),
+    "a minimal gated unit": (minimal, jnp.zeros_like),
     "an LSTM": (cell, lambda gate: (jnp.zeros_like(gate), jnp.zeros_like(gate))),
 }
 
@@ -209,6 +218,29 @@ CELLS = {
 def test_a_scan_carries_gates_as_a_loop_does(name):
     one, other = (gated_paths(*CELLS[name], loop) for loop in (lax.scan, looped))
     chex.assert_trees_all_close(one, other, rtol=1e-5)
+
+
+def phi_of_steering(q):
+    """Each state but the last one is a gate, that of a sigmoid without its offset."""
+    x, u = jnp.ones(3), q["u"][:, :WIDTH]
+    gates, z = 0.0, jnp.ones(WIDTH)
+    for _ in range(STEPS - 1):
+        logits = x @ q["g"] + z @ u
+        gates, z = gates + jnp.sum(logits), logits / 4**2 + 1 / 2**2
+    return gates + STEPS * jnp.sum(x @ q["w"] @ q["out"])
+
+
+@pytest.mark.parametrize("loop", [lax.scan, looped])
+def test_a_state_that_steers_has_the_paths_of_its_logits(loop):
+    params = weights(**{name: SHAPES[name] for name in ("g", "u", "w", "out")})
+
+    def apply_fn(params, x):
+        rows = x.swapaxes(0, 1)
+        start = jnp.ones((len(x), WIDTH))
+        found = loop(lambda *args: steering(params, *args), start, rows)[1]
+        return found.sum(0) @ params["out"]
+
+    check(apply_fn, phi_of_steering, params, jnp.ones((2, STEPS, 3)))
 
 
 def test_what_grows_from_step_to_step_is_no_gate():

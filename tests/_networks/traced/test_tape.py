@@ -13,7 +13,8 @@ from jax import lax
 
 import pathsgd_optax as pathsgd
 from pathsgd_optax._networks.traced import mass as _mass
-from pathsgd_optax._networks.traced.tape import End, Tape
+from pathsgd_optax._networks.traced.reach import End
+from pathsgd_optax._networks.traced.tape import Tape
 from tests import networks, oracles
 
 

@@ -223,6 +223,7 @@ def _multiply(context: Context, x: Value, y: Value) -> list[Operand]:
 
 def product(context: Context, x: Value, y: Value) -> Value:
     """``x * y``, elementwise."""
+    x, y = _state(context, x, y), _state(context, y, x)
     if y.is_data or x.is_constant:
         x, y = y, x
     if y.is_data:
@@ -305,6 +306,13 @@ def _which_gates(values: Sequence[Value], factors: Sequence[Factor]) -> int | No
     return gates[0] if len(gates) == 1 else None
 
 
+def _state(context: Context, x: Value, y: Value) -> Value:
+    """``x``; as data, if it is zeros that meet a weight: where recurrences start."""
+    if context.gates and x.zero and x.is_constant and x.shape and y.is_weight:
+        return context.settle(x)
+    return x
+
+
 def _stem(x: Value, y: Value) -> Hashable:
     """That of a product with a weight or a constant."""
     if y.is_constant:
@@ -337,6 +345,7 @@ def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operan
         raise NoPathError(PRODUCT)
     if x.is_data and y.is_data:
         x, y = _weighed(context, x, y)
+    x, y = _state(context, x, y), _state(context, y, x)
     data = x.is_data or y.is_data
     if data:
         note(context, "weight", (x, y))
