@@ -4,6 +4,8 @@ Phi is a function of the p-th powers of the weights. Its derivatives, by JAX and
 float64, are what the scaling must be.
 """
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -39,11 +41,16 @@ def check(apply_fn, phi, params, x, p=2.0):
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"):
         params = jax.tree.map(jnp.float64, params)
         network = trace(apply_fn, params, x)
-        total, slopes = jax.value_and_grad(phi)(
-            jax.tree.map(lambda w: jnp.abs(w) ** p, params)
-        )
-        found = pathsgd.path_scaling(network, params, p)
+        (total, slopes), norm, found = _measured(network, phi, params, p)
         wanted = jax.tree.map(lambda slope: slope ** (2 / p), slopes)
         chex.assert_trees_all_close(found, wanted, rtol=1e-10)
-        norm = pathsgd.path_norm(network, params, p)
         np.testing.assert_allclose(norm, total ** (1 / p), rtol=1e-10)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+def _measured(network, phi, params, p):
+    """The sum and its derivatives, the norm and the scaling, in one program."""
+    masses = jax.tree.map(lambda w: jnp.abs(w) ** p, params)
+    norm = pathsgd.path_norm(network, params, p)
+    scaling = pathsgd.path_scaling(network, params, p)
+    return jax.value_and_grad(phi)(masses), norm, scaling

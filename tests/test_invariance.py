@@ -32,15 +32,24 @@ THEOREM = {
 }
 
 FAMILY = {
-    "relative_to_start": pathsgd.path_sgd(5e-3, relative_to_start=True),
     "damping": pathsgd.path_sgd(0.2, damping=0.1, monitor=True),
-    "p = inf, damping": pathsgd.path_sgd(0.02, p=jnp.inf, damping=0.3),
     "update_every": pathsgd.path_sgd(0.2, update_every=7),
-    "weight_decay": pathsgd.path_sgd(0.2, weight_decay=1e-2),
-    "schedule": pathsgd.path_sgd(optax.exponential_decay(0.2, 10, 0.9)),
     "path_adagrad": pathsgd.path_adagrad(0.1, monitor=True),
     "path_rmsprop": pathsgd.path_rmsprop(0.01, momentum=0.5),
     "path_adam": pathsgd.path_adam(0.01, monitor=True),
+    "clip_by_path_metric": optax.chain(
+        pathsgd.clip_by_path_metric(0.2), pathsgd.path_sgd(0.5)
+    ),
+    "add_path_norm_penalty": optax.chain(
+        pathsgd.add_path_norm_penalty(1e-4), pathsgd.path_sgd(0.2)
+    ),
+}
+
+VARIANTS = {
+    "relative_to_start": pathsgd.path_sgd(5e-3, relative_to_start=True),
+    "p = inf, damping": pathsgd.path_sgd(0.02, p=jnp.inf, damping=0.3),
+    "weight_decay": pathsgd.path_sgd(0.2, weight_decay=1e-2),
+    "schedule": pathsgd.path_sgd(optax.exponential_decay(0.2, 10, 0.9)),
     "path_adam, all": pathsgd.path_adam(
         1e-2, p=1, nesterov=True, weight_decay=1e-2, damping=0.1, update_every=3
     ),
@@ -56,13 +65,10 @@ FAMILY = {
     "schedule_free outside": optax.contrib.schedule_free(
         pathsgd.path_sgd(0.3), learning_rate=0.3
     ),
-    "clip_by_path_metric": optax.chain(
-        pathsgd.clip_by_path_metric(0.2), pathsgd.path_sgd(0.5)
-    ),
-    "add_path_norm_penalty": optax.chain(
-        pathsgd.add_path_norm_penalty(1e-4), pathsgd.path_sgd(0.2)
-    ),
 }
+"""The same with other numbers, or with other parts of Optax's: compiled quickly."""
+
+ALL = THEOREM | FAMILY | VARIANTS
 
 
 def _absolutely_damped(damping):
@@ -175,9 +181,11 @@ def _without_held_scaling(state):
     )
 
 
-def _assert_same_bits(optimizer, digits, spreads=(8,), own_coordinates=False, last=1.0):
+def _assert_same_bits(
+    optimizer, digits, spreads=(8,), own_coordinates=False, last=1.0, jit=as_users_do
+):
     params, network = _start(last=last)
-    train = _trainer(optimizer, digits)
+    train = _trainer(optimizer, digits, jit=jit)
     balanced, state, losses = train(params)
     assert np.isfinite(losses).all()
     assert losses[-20:].mean() < 0.8 * losses[:20].mean()
@@ -206,8 +214,13 @@ def test_rescalings_by_powers_of_two_change_no_other_bit(name, digits):
 
 @pytest.mark.parametrize("name", FAMILY)
 def test_they_change_no_other_bit_of_the_family_either(name, digits):
+    _assert_same_bits(FAMILY[name], digits, _spreads(name))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_nor_of_its_variants(name, digits):
     inside = name.endswith("inside")
-    _assert_same_bits(FAMILY[name], digits, _spreads(name), own_coordinates=inside)
+    _assert_same_bits(VARIANTS[name], digits, own_coordinates=inside, jit=jax.jit)
 
 
 @pytest.mark.parametrize("optimizer", DAMPED.values(), ids=DAMPED)
@@ -231,11 +244,11 @@ def test_the_controls_are_changed_by_rescalings(optimizer, digits):
 
 
 @pytest.mark.x64
-@pytest.mark.parametrize("name", THEOREM | FAMILY)
+@pytest.mark.parametrize("name", ALL)
 def test_any_rescaling_changes_training_by_rounding_only(name, digits):
     params, network = _start(np.float64)
     key = jax.random.key(3)
-    train = _trainer((THEOREM | FAMILY)[name], digits, np.float64, jax.jit)
+    train = _trainer(ALL[name], digits, np.float64, jax.jit)
     balanced, _, losses = train(params)
     unbalanced, _, same = train(pathsgd.unbalance(network, params, key, count=60))
     expected = pathsgd.unbalance(network, balanced, key, count=60)

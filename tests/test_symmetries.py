@@ -149,6 +149,9 @@ OPTIMIZERS = {
     "path_adam": functools.partial(pathsgd.path_adam, 0.01),
 }
 
+AS_USERS_DO = {"path_sgd", "path_adam"}
+"""How these are compiled: one of either kind. The others are compiled quickly."""
+
 CONTROLS = {
     "sgd": lambda network: optax.sgd(0.1),
     "adam": lambda network: optax.adam(0.01),
@@ -173,7 +176,7 @@ def trainer(name, optimizer):
         updates, state = made_by.update(gradients, state, params)
         return (optax.apply_updates(params, updates), state), value
 
-    @(as_users_do if optimizer in OPTIMIZERS else jax.jit)
+    @(as_users_do if optimizer in AS_USERS_DO else jax.jit)
     def train(params):
         carry = params, made_by.init(params)
         (params, state), losses = jax.lax.scan(step, carry, None, STEPS)
