@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.bounds import UNBOUNDED, hull
 from pathsgd_optax._networks.traced.context import Context
-from pathsgd_optax._networks.traced.inputs import is_binary, is_given, parts, units
+from pathsgd_optax._networks.traced.inputs import is_binary, is_given, units
+from pathsgd_optax._networks.traced.known import parts
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Ray
 from pathsgd_optax._networks.traced.rules.factors import bounds_of

@@ -6,7 +6,6 @@ those that are known to be 0 have no mass, and those known to be k look up row k
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
@@ -16,6 +15,12 @@ import numpy as np
 
 from pathsgd_optax._networks.traced.context import RESHAPING, Context
 from pathsgd_optax._networks.traced.curves import evaluated as evaluated_as_function
+from pathsgd_optax._networks.traced.known import (
+    MOVED,
+    avals_of,
+    followed,
+    is_free,
+)
 from pathsgd_optax._networks.traced.reasons import DIVIDED, INTEGERS, SCALED, WRITTEN
 from pathsgd_optax._networks.traced.values import (
     Inputs,
@@ -31,27 +36,6 @@ IDENTITIES = frozenset(
     "stop_gradient".split()
 )
 """The primitives that return their operands."""
-
-MOVING = (
-    "broadcast_in_dim dynamic_slice gather reshape rev slice split squeeze tile "
-    "transpose unstack"
-)
-"""The primitives that return entries of their operand."""
-
-MOVED = {
-    **dict.fromkeys(MOVING.split(), slice(0, 1)),
-    **dict.fromkeys("concatenate pad stack".split(), slice(None)),
-    "dynamic_update_slice": slice(0, 2),
-    "scatter": slice(0, 3, 2),
-    "select_n": slice(1, None),
-}
-"""The primitives that move entries, and which of their operands those are of."""
-
-ELEMENTWISE = frozenset(
-    "abs add and clamp convert_element_type div eq ge gt integer_pow le lt max min mul "
-    "ne neg not or reduce_precision rem select_n sign sqrt square sub".split()
-)
-"""The primitives whose entries are known where those of their operands are."""
 
 BINARY = frozenset(
     "convert_element_type cummax cummin cumprod max min mul reduce_max reduce_min "
@@ -72,9 +56,6 @@ CHOOSING = {
 }
 """The primitives by which integers choose, and which operands those are."""
 
-Known = tuple[Any, Any]
-"""Where the inputs have a say, and the entries where they have none."""
-
 
 def is_given(x: Operand) -> TypeGuard[Inputs | Value]:
     """Whether it depends on the inputs and on constants alone."""
@@ -93,7 +74,7 @@ def given(context: Context, *operands: Any) -> list[Operand]:
     binary = _makes_binary(name, operands)
     results = [
         _made(*known, binary or aval.dtype == bool)
-        for known, aval in zip(_followed(context, operands), outputs, strict=True)
+        for known, aval in zip(followed(context, operands), outputs, strict=True)
     ]
     return [_with_sizes(context, operands, x) for x in results]
 
@@ -106,7 +87,7 @@ def scaled(
     What a scale and a bias of parameters follow is one affine unit with them, as
     BatchNorm is. All else takes it for new units.
     """
-    name, avals = context.eqn.primitive.name, _avals(context)
+    name, avals = context.eqn.primitive.name, avals_of(context)
     places = [k for k, x in enumerate(operands) if isinstance(x, Inputs)]
     if len(places) != 1 or not jnp.issubdtype(avals[places[0]].dtype, jnp.floating):
         return None
@@ -135,7 +116,7 @@ def entered(context: Context, operands: Sequence[Operand]) -> list[Operand]:
 
 def _entered(context: Context, x: Inputs, k: int, data: bool) -> Value:
     """Inputs as the sources of paths, or as a mask of data."""
-    name, aval = context.eqn.primitive.name, _avals(context)[k]
+    name, aval = context.eqn.primitive.name, avals_of(context)[k]
     if not jnp.issubdtype(aval.dtype, jnp.floating):
         writes = name.startswith(("scatter", "dynamic_update_slice"))
         raise NoPathError(WRITTEN if writes else INTEGERS)
@@ -180,32 +161,6 @@ def live(context: Context, x: Inputs, aval: Any) -> jax.Array:
     return jnp.asarray(x.free | (x.value != 0), context.dtype)
 
 
-def parts(operands: Sequence[Any], avals: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Where the inputs have a say in each operand, and its entries elsewhere."""
-    frees = [
-        x.free if isinstance(x, Inputs) else np.zeros(aval.shape, bool)
-        for x, aval in zip(operands, avals, strict=True)
-    ]
-    values = [x.value for x in operands]
-    for k, aval in enumerate(avals):
-        if frees[k] is None:
-            frees[k] = np.ones(aval.shape, bool)
-            values[k] = np.zeros(aval.shape, aval.dtype)
-    return frees, values
-
-
-def evaluated(function: Callable[..., Any], *arrays: Any) -> Any:
-    """Evaluates it at once, if all arrays are known when the network is traced."""
-    if any(map(is_traced, arrays)):
-        return function(*arrays)
-    with jax.ensure_compile_time_eval():
-        return function(*arrays)
-
-
-def _avals(context: Context) -> list[Any]:
-    return [v.aval for v in context.eqn.invars]
-
-
 def _made(free: Any, value: Any, binary: bool) -> Operand:
     if free is None or is_traced(free):
         return Inputs(free, value, binary)
@@ -229,7 +184,7 @@ def _choice(context: Context, operands: Sequence[Any]) -> int | None:
         return getattr(operands[0], "choice", None)
     if context.eqn.primitive.name != "eq":
         return None
-    pairs = [*zip(operands, _avals(context), strict=True)]
+    pairs = [*zip(operands, avals_of(context), strict=True)]
     shapes = [aval.shape for x, aval in pairs if isinstance(x, Inputs)]
     rows = [x.value for x, _ in pairs if isinstance(x, Value)]
     if len(rows) != 1 or is_traced(rows[0]):
@@ -243,8 +198,8 @@ def _choice(context: Context, operands: Sequence[Any]) -> int | None:
 def _counted(context: Context, operands: Sequence[Any]) -> float | None:
     """What sums of inputs are, and what is made of these, where all inputs are 1."""
     name, counts = context.eqn.primitive.name, [*map(_count, operands)]
-    if name == "reduce_sum" and _is_free(operands[0]):
-        [summed], [total] = _avals(context), [v.aval for v in context.eqn.outvars]
+    if name == "reduce_sum" and is_free(operands[0]):
+        [summed], [total] = avals_of(context), [v.aval for v in context.eqn.outvars]
         return (counts[0] or 1.0) * summed.size / max(total.size, 1)
     if all(count is None for count in counts):
         return None
@@ -294,66 +249,3 @@ def is_binary(x: Inputs | Value) -> bool:
     if is_traced(x.value) or jnp.issubdtype(x.value.dtype, jax.dtypes.prng_key):
         return False
     return bool(np.isin(x.value, (0, 1)).all())
-
-
-def _followed(context: Context, operands: Sequence[Any]) -> list[Known]:
-    """What is known of the entries of the results."""
-    name = context.eqn.primitive.name
-    if name in MOVED:
-        moved = range(len(operands))[MOVED[name]]
-        places = [x for k, x in enumerate(operands) if k not in moved]
-        if all(isinstance(x, Value) for x in places):
-            return _moved(context, operands, MOVED[name])
-    if name in ELEMENTWISE:
-        return [_elementwise(context, operands)]
-    return [(None, None)] * len(context.eqn.outvars)
-
-
-def _moved(context: Context, operands: Sequence[Any], where: slice) -> list[Known]:
-    if all(_is_free(x) for x in operands[where]):
-        return [(None, None)] * len(context.eqn.outvars)
-
-    def bind(parts: Sequence[Any]) -> list[jax.Array]:
-        arrays = [x.value for x in operands]
-        arrays[where] = parts[where]
-        return evaluated(context.bind, *arrays)
-
-    return list(zip(*map(bind, parts(operands, _avals(context))), strict=True))
-
-
-def _elementwise(context: Context, operands: Sequence[Any]) -> Known:
-    absorbing = context.eqn.primitive.name in ("and", "mul")
-    factors = [x for x in operands if absorbing and not (_is_free(x) or _is_live(x))]
-    if any(map(_is_free, operands)) and not factors:
-        return None, None
-    frees, values = parts(operands, _avals(context))
-    free, value = _any(context, frees), evaluated(context.bind, *values)[0]
-    if not factors:
-        return free, value
-    dead = _any(context, map(_known_zero, frees, values))
-    free = evaluated(lambda free, dead: free & ~dead, free, dead)
-    return free, jnp.where(dead, jnp.zeros_like(value), value)
-
-
-def _is_free(x: Inputs | Value) -> bool:
-    return isinstance(x, Inputs) and x.free is None
-
-
-def _is_live(x: Inputs | Value) -> bool:
-    """Whether all entries are known not to be 0."""
-    return isinstance(x, Value) and x.uniform not in (None, 0)
-
-
-def _known_zero(free: Any, value: Any) -> Any:
-    zero = np.zeros((), value.dtype)
-    return evaluated(lambda free, value: ~free & (value == zero), free, value)
-
-
-def _any(context: Context, masks: Any) -> Any:
-    """Where any of the masks is true, in the shape of the result."""
-
-    def join(x: Any, y: Any) -> Any:
-        return evaluated(lambda x, y: jnp.logical_or(x, y), x, y)
-
-    mask = functools.reduce(join, masks)
-    return evaluated(lambda mask: jnp.broadcast_to(mask, context.out_shape), mask)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from pathsgd_optax._networks.traced.bounds import hull
 from pathsgd_optax._networks.traced.carries import Body, Operands, Step, each, sealed
 from pathsgd_optax._networks.traced.context import Context
-from pathsgd_optax._networks.traced.inputs import evaluated, is_given, parts, units
+from pathsgd_optax._networks.traced.inputs import is_given, units
+from pathsgd_optax._networks.traced.known import evaluated, parts
 from pathsgd_optax._networks.traced.loops import Loop, stacked
 from pathsgd_optax._networks.traced.rules.factors import range_of
 from pathsgd_optax._networks.traced.rules.primitives import merged

@@ -81,7 +81,22 @@ def test_a_function_of_the_inputs_is_an_array_of_input_units(name, units):
     assert units[name] == [1, 1, 1]
 
 
+def padded(x):
+    return jnp.pad(x[:, :2], ((0, 0), (0, 1)))
+
+
 ZEROS = {
+    "sine": lambda x: jnp.sin(padded(x)),
+    "multiplied": lambda x: x @ np.diag(np.float32([-2, 3, 0])),
+    "summed": lambda x: (padded(x)[:, :, None] * np.ones((1, 1, 2))).sum(2),
+    "summed after": lambda x: jnp.flip(jnp.cumsum(jnp.flip(padded(x), 1), 1), 1),
+    "pooled": lambda x: nn.avg_pool(
+        jnp.pad(x, ((0, 0), (0, 3)))[..., None], (2,), (2,)
+    )[..., 0],
+    "patches": lambda x: lax.conv_general_dilated_patches(
+        x[:, None], (2,), (1,), [(0, 1)]
+    )[:, 1],
+    "received": lambda x: jnp.zeros_like(x).at[:, np.array([0, 0, 1])].add(x),
     "padded": lambda x: jnp.pad(x[:, :2], ((0, 0), (0, 1))),
     "concatenated": lambda x: jnp.concatenate([x[:, :2], jnp.zeros((1, 1))], 1),
     "written": lambda x: jnp.zeros_like(x).at[:, :2].set(jnp.sin(x[:, :2])),

@@ -17,7 +17,7 @@ from jax import lax
 
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.context import Context
-from pathsgd_optax._networks.traced.inputs import MOVING
+from pathsgd_optax._networks.traced.known import MOVING
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Moved, Ray, Step
 from pathsgd_optax._networks.traced.reasons import CLIPPED, COMPARISON, NONLINEAR

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from pathsgd_optax._networks.traced.bounds import UNBOUNDED, hull, largest
 from pathsgd_optax._networks.traced.context import Context, is_number
-from pathsgd_optax._networks.traced.inputs import MOVING, units
+from pathsgd_optax._networks.traced.inputs import units
+from pathsgd_optax._networks.traced.known import MOVING
 from pathsgd_optax._networks.traced.rays import Ray
 from pathsgd_optax._networks.traced.reasons import UNKNOWN
 from pathsgd_optax._networks.traced.rules import factors as _factors

@@ -21,7 +21,7 @@ import numpy as np
 from jax import lax
 
 from pathsgd_optax._networks.traced.context import Context
-from pathsgd_optax._networks.traced.inputs import evaluated, parts
+from pathsgd_optax._networks.traced.known import evaluated, parts
 from pathsgd_optax._networks.traced.rules.operands import Rule, all_leaves, note
 from pathsgd_optax._networks.traced.values import Inputs, Operand, Value, is_traced
 

@@ -16,7 +16,8 @@ from jax import lax
 from pathsgd_optax._networks.traced import mass as _mass
 from pathsgd_optax._networks.traced.bounds import is_bounded, products
 from pathsgd_optax._networks.traced.context import Context, is_number
-from pathsgd_optax._networks.traced.inputs import IDENTITIES, MOVING, evaluated
+from pathsgd_optax._networks.traced.inputs import IDENTITIES
+from pathsgd_optax._networks.traced.known import MOVING, evaluated
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.rays import Moved
 from pathsgd_optax._networks.traced.reasons import (

@@ -15,11 +15,11 @@ from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.inputs import (
     IDENTITIES,
     entered,
-    evaluated,
     given,
     is_given,
     scaled,
 )
+from pathsgd_optax._networks.traced.known import evaluated
 from pathsgd_optax._networks.traced.rays import Step
 from pathsgd_optax._networks.traced.reasons import (
     DEVICES,

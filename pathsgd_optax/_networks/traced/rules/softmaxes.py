@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pathsgd_optax._networks.traced.context import Context
-from pathsgd_optax._networks.traced.inputs import MOVING
+from pathsgd_optax._networks.traced.known import MOVING
 from pathsgd_optax._networks.traced.reasons import EXPONENTIAL, LOGARITHM
 from pathsgd_optax._networks.traced.rules import factors as _factors
 from pathsgd_optax._networks.traced.rules.factored import FACTORED
