@@ -3,6 +3,9 @@
 What it is in layered networks, by enumeration, is in `test_transform`.
 """
 
+import functools
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -26,30 +29,37 @@ def _updates(network, params, p=2, damping=0.0):
     return update(params)
 
 
-def _assert_damped_alike(params, traced, p, damping, scanned=False):
-    layered = pathsgd.layered_network(params, scanned=scanned)
-    updates = [_updates(network, params, p, damping) for network in (traced, layered)]
-    chex.assert_trees_all_close(*updates, rtol=2e-5)
-    undamped = _updates(layered, params, p)["Dense_0"]
+@functools.partial(jax.jit, static_argnames=("traced", "layered", "p"))
+def _damped(params, damping, *, traced, layered, p):
+    """Those of both networks, and of one that isn't damped."""
+    both = [_updates(network, params, p, damping) for network in (traced, layered)]
+    return *both, _updates(layered, params, p)
+
+
+def _assert_damped_alike(params, traced, layered, p, damping):
+    *both, undamped = _damped(params, damping, traced=traced, layered=layered, p=p)
+    chex.assert_trees_all_close(*both, rtol=2e-5)
     with pytest.raises(AssertionError):
-        chex.assert_trees_all_close(updates[0]["Dense_0"], undamped, rtol=1e-2)
+        chex.assert_trees_all_close(both[0]["Dense_0"], undamped["Dense_0"], rtol=1e-2)
 
 
 @pytest.mark.parametrize("p", [1, 3.5])
-@pytest.mark.parametrize("gain", [1e-3, 1.0])
-def test_a_layered_network_and_the_traced_one_are_damped_alike(p, gain):
+def test_a_layered_network_and_the_traced_one_are_damped_alike(p):
     params = networks.dense_tree((3, 4, 5, 2))
-    params["Dense_2"]["kernel"] = gain * params["Dense_2"]["kernel"]
     traced = pathsgd.trace_network(networks.apply, params, networks.spec(7, 3))
-    for damping in (0.5, jnp.float32(2)):
-        _assert_damped_alike(params, traced, p, damping)
+    layered = pathsgd.layered_network(params)
+    last = params["Dense_2"]["kernel"]
+    for gain, damping in itertools.product((1e-3, 1.0), (0.5, 2.0)):
+        params["Dense_2"]["kernel"] = gain * last
+        _assert_damped_alike(params, traced, layered, p, jnp.float32(damping))
 
 
 def test_so_are_the_layers_of_a_scan():
     model = networks.ScanMLP(3, (4,))
     params = networks.linen_tree(model, 5, seed=1)
     traced = pathsgd.trace_linen(model, {"params": params}, jnp.ones((1, 5)))
-    _assert_damped_alike(params, traced, 2, 0.5, scanned=True)
+    layered = pathsgd.layered_network(params, scanned=True)
+    _assert_damped_alike(params, traced, layered, 2, 0.5)
 
 
 @pytest.mark.x64
@@ -134,7 +144,7 @@ def test_units_of_zeros_have_no_damping():
     params = networks.dense_tree((3, 4, 5, 2), bias=False)
     params["Dense_1"]["kernel"] = params["Dense_1"]["kernel"].at[:, 1].set(0)
     traced = pathsgd.trace_network(networks.apply, params, networks.spec(7, 3))
-    _assert_damped_alike(params, traced, 2, 0.5)
+    _assert_damped_alike(params, traced, pathsgd.layered_network(params), 2, 0.5)
     assert np.all(_updates(traced, params, damping=0.5)["Dense_2"]["kernel"][1] == 0)
 
 
