@@ -478,7 +478,7 @@ def test_convolutional_training_is_invariant_bit_for_bit(digits):
             assert np.abs(others - losses).max() > 0.1
 
 
-@pytest.mark.parametrize("depth, p", [(18, 1), (50, 2), (152, 4)])
+@pytest.mark.parametrize("depth, p", [(18, 2), (50, 4), (152, 1)])
 def test_resnets_have_finite_path_norms(depth, p):
     size = 64
     variables = resnets.he_variables(depth, size)
