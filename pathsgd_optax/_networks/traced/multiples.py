@@ -6,6 +6,7 @@ largest size of the factor that an array has in all, not that of each of its use
 
 import dataclasses
 import functools
+import itertools
 import operator
 from collections.abc import Sequence
 
@@ -36,11 +37,22 @@ def bent(x: Value, above: Bounds, below: Bounds) -> tuple[Part, ...]:
 
 
 def added(context: Context, total: Value, x: Value, y: Value) -> Value:
-    """The sum of two data, whose paths go on side by side, but for common parts."""
-    parts, meets = _joined([*x.summed, *y.summed])
-    if meets:
-        return _of_parts(context, total, parts, (x, y))
+    """The sum of two data, whose paths go on side by side, but for common parts.
+
+    These are arrays that either is a sum of; or what such an array is a sum of.
+    """
+    for first, second in itertools.product(_levels(x), _levels(y)):
+        parts, meets = _joined([*first, *second])
+        if meets:
+            return _of_parts(context, total, parts, (x, y))
+    parts, _ = _joined([*x.summed, *y.summed])
     return dataclasses.replace(total, parts=parts if len(parts) <= MOST else ())
+
+
+def _levels(x: Value) -> list[tuple[Part, ...]]:
+    """What it is the sum of, and what those arrays are."""
+    parts = tuple(itertools.chain(*(part.expanded for part in x.summed)))
+    return [x.summed, parts] if len(parts) <= MOST else [x.summed]
 
 
 def _joined(parts: Sequence[Part]) -> tuple[tuple[Part, ...], bool]:

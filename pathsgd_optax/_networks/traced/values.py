@@ -189,9 +189,10 @@ class Value:
 
     @property
     def summed(self) -> tuple["Part", ...]:
-        """The multiples of arrays that it is the sum of, but for constants."""
-        ray = self.ray
-        return self.parts or (Part(self, (ray.above,) * 2, (ray.below,) * 2),)
+        """The arrays that it is the sum of, but for constants, with their signs."""
+        if self.parts and all(part.is_exact for part in self.parts):
+            return self.parts
+        return (Part(self, (self.ray.above,) * 2, (self.ray.below,) * 2),)
 
     def renamed(self) -> "Value":
         """The same array, of no known multiples."""
@@ -243,6 +244,17 @@ class Part:
         part = self.times((number, number), (number, number))
         known = None if self.curve is None else self.curve.scaled(number)
         return dataclasses.replace(part, curve=known)
+
+    @property
+    def expanded(self) -> tuple["Part", ...]:
+        """What the array is the sum of, times the factor."""
+        unit = self.of.ray.above
+        if not self.of.parts or not unit or unit != self.of.ray.below:
+            return (self,)
+        if self.number is not None:
+            return tuple(part.scaled(self.number / unit) for part in self.of.parts)
+        factor = products(hull([self.above, self.below]), (1 / unit, 1 / unit))
+        return tuple(part.times(factor, factor) for part in self.of.parts)
 
     def plus(self, other: "Part") -> "Part":
         """The sum of two multiples of one array."""

@@ -1,5 +1,7 @@
 """Functions of one array have the same paths, in whatever way they are written."""
 
+import functools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -182,13 +184,27 @@ SUMS = {
     "of gates": lambda z, h, c: h * (z + sigmoid(c)),
     "of what is gated": lambda z, h, c: h * z + h * sigmoid(c),
 }
+
+
+def recurrent(step):
+    """Some steps of a cell, whose candidates are all arrays of their own."""
+    return lambda z, h, c: functools.reduce(
+        functools.partial(step, z), [c, h[:, ::-1], c[:, ::-1]], h
+    )
+
+
+STEPS = {
+    "a mean": recurrent(lambda z, h, n: z * n + (1 - z) * h),
+    "from h": recurrent(lambda z, h, n: h + z * (n - h)),
+    "from n": recurrent(lambda z, h, n: n + (1 - z) * (h - n)),
+}
 SKIPS = {
     "one more": lambda z, h, c: h * (1 + z) + 0 * c,
     "a skip": lambda z, h, c: h + h * z + 0 * c,
 }
 
 
-@pytest.mark.parametrize("forms", [HIGHWAYS, SUMS, SKIPS])
+@pytest.mark.parametrize("forms", [HIGHWAYS, SUMS, STEPS, SKIPS])
 def test_an_array_counts_by_the_size_of_all_its_multiples(forms):
     drawn = jax.tree.map(jnp.float32, weights(z=(4, D), h=(4, D), c=(4, D), out=(D, 2)))
     params = dict.fromkeys(forms, drawn)
