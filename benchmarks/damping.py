@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import optax
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+import pathsgd_optax as pathsgd
 from benchmarks import commands, datasets, results, small_starts, train
-from benchmarks.optimizers import OPTIMIZERS
+from benchmarks.optimizers import OPTIMIZERS, Optimizer
 from benchmarks.results import DampingRecord, Journal
 from benchmarks.small_starts import USUAL
 
@@ -34,8 +36,13 @@ LEARNING_RATES = {
     "adam": (0.001, 0.003, 0.01),
     "path_sgd": (0.03, 0.1, 0.3),
     "path_adam": (0.001, 0.003, 0.01),
+    "path_sgd_bounded": (0.1, 0.3, 1.0),
+    "path_adam_bounded": (0.001, 0.003, 0.01),
 }
 """The step sizes that are tried from every start."""
+
+BOUND = optax.adaptive_grad_clip(0.03, eps=0.3)
+"""The most by which a step changes the weights of a unit, in natural units."""
 
 PATH_FACTORS = {"resnet": 10.0}
 """By how much larger they are where BatchNorm ends the paths."""
@@ -57,6 +64,31 @@ class Case(NamedTuple):
     damping: float
     learning_rate: float
     seed: int
+
+
+def _bounded(
+    inner: optax.GradientTransformation,
+    learning_rate: Any,
+    network: pathsgd.PathNetwork | None = None,
+    damping: float = 0.0,
+) -> optax.GradientTransformation:
+    """An optimizer whose steps change no unit by much."""
+    chain = optax.chain(inner, optax.scale_by_learning_rate(learning_rate), BOUND)
+    return pathsgd.precondition_by_path_norm(chain, network, damping=damping)
+
+
+def _bounded_optimizer(label: str, inner: optax.GradientTransformation) -> Optimizer:
+    make = functools.partial(_bounded, inner)
+    return Optimizer(label, make, needs_paths=True)
+
+
+COMPARED = OPTIMIZERS | {
+    "path_sgd_bounded": _bounded_optimizer("Path-SGD, bounded", optax.identity()),
+    "path_adam_bounded": _bounded_optimizer(
+        "Path-Adam, bounded", optax.scale_by_adam()
+    ),
+}
+"""The optimizers, and two whose steps are bounded."""
 
 
 def _parser() -> commands.Parser:
@@ -111,7 +143,7 @@ def _cases(options: argparse.Namespace) -> Iterator[Case]:
         options.networks, LEARNING_RATES.items()
     ):
         dampings, factor = (0.0,), 1.0
-        if OPTIMIZERS[optimizer].needs_paths:
+        if COMPARED[optimizer].needs_paths:
             dampings, factor = options.dampings, PATH_FACTORS.get(network, 1.0)
         for damping, start, rate, seed in itertools.product(
             dampings, small_starts.STARTS[network], rates, range(options.seeds)
@@ -139,7 +171,7 @@ def _maker(
     network: str, width: int, optimizer: str, damping: float
 ) -> train.MakeOptimizer:
     """One for all runs, which then share a compilation."""
-    chosen = OPTIMIZERS[optimizer]
+    chosen = COMPARED[optimizer]
     if not chosen.needs_paths:
         return chosen.make
     make = chosen.on(train.paths_of(_task(network, width)))
@@ -153,7 +185,7 @@ def _report(options: argparse.Namespace, journal: Journal[DampingRecord]) -> Non
     for group in dict.fromkeys((x.network, x.width, x.optimizer) for x in records):
         network, width, optimizer = group
         chosen = [x for x in records if (x.network, x.width, x.optimizer) == group]
-        title = f"{OPTIMIZERS[optimizer].label}, {network} of width {width}"
+        title = f"{COMPARED[optimizer].label}, {network} of width {width}"
         table = Table(title=title, box=box.SIMPLE_HEAD)
         by_damping = _by_damping(chosen)
         table.add_column("damping")

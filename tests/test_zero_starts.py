@@ -149,3 +149,79 @@ def test_damping_keeps_what_is_before_zeros_from_a_leap():
 
     assert leap(0.1) < 0.2
     assert leap(0.0) > 0.5
+
+
+# Eight layers, six of them in residual branches, where damping alone is too little.
+
+BLOCKS, WIDTH = 3, 32
+
+
+def _he(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape) * (2 / shape[-2]) ** 0.5
+
+
+def _stream():
+    def block(x, layers):
+        return x + jax.nn.relu(x @ layers["inner"]) @ layers["outer"], None
+
+    def apply(params, x):
+        x, _ = jax.lax.scan(block, x @ params["first"], params["blocks"])
+        return jax.nn.relu(x) @ params["last"]
+
+    square = BLOCKS, WIDTH, WIDTH
+    blocks = {"inner": _he(1, *square), "outer": _he(2, *square)}
+    params = {"first": _he(0, 16, WIDTH), "blocks": blocks, "last": _he(3, WIDTH, 3)}
+    x = jax.random.normal(jax.random.key(4), (64, 16))
+    labels = jax.random.randint(jax.random.key(5), (64,), 0, 3)
+    return gated.Problem(apply, params, x, labels)
+
+
+def _with(params, last=1.0, inner=1.0, outer=1.0):
+    inner, outer = params["blocks"]["inner"] * inner, params["blocks"]["outer"] * outer
+    blocks = {"inner": inner, "outer": outer}
+    return {**params, "last": last * params["last"], "blocks": blocks}
+
+
+def _starts(params):
+    """Small and zero ones, and at the end two that are rescalings of one another."""
+    powers = np.random.default_rng(0).integers(-6, 7, (BLOCKS, WIDTH))
+    c = 2.0 ** jnp.asarray(powers, jnp.float32)
+    return [
+        params,
+        _with(params, outer=0.0),
+        _with(params, last=1e-3),
+        _with(params, last=0.0),
+        _with(params, last=0.0, inner=c[:, None], outer=1 / c[:, :, None]),
+    ]
+
+
+def _losses_from_starts(most):
+    """Of every step from every start, where no unit changes by more than ``most``."""
+    problem = _stream()
+    network = pathsgd.trace_network(problem.apply, problem.params, problem.x)
+
+    def losses(params, most):
+        bounded = optax.chain(optax.scale(-0.3), optax.adaptive_grad_clip(most, 0.3))
+        optimizer = pathsgd.precondition_by_path_norm(bounded, network, damping=0.1)
+
+        def step(carry, _):
+            params, state = carry
+            value, gradients = jax.value_and_grad(problem.loss)(params)
+            updates, state = optimizer.update(gradients, state, params)
+            return (optax.apply_updates(params, updates), state), value
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), None, 60)[1]
+
+    starts = jax.tree.map(lambda *x: jnp.stack(x), *_starts(problem.params))
+    each = jax.vmap(jax.vmap(losses, (0, None)), (None, 0))
+    with jax.numpy_rank_promotion("allow"):  # in optax.adaptive_grad_clip
+        return np.asarray(jax.jit(each)(starts, most))
+
+
+def test_bounded_steps_train_deep_networks_from_zeros():
+    bounded, unbounded = _losses_from_starts(jnp.array([0.03, jnp.inf]))
+    first = bounded[:, 0]
+    assert np.all(bounded.max(1) < 4 * first)
+    assert np.all(bounded[:, -1] < 0.1 * first)
+    np.testing.assert_array_equal(bounded[-1], bounded[-2])
+    assert np.any(unbounded.max(1) > 100 * first)

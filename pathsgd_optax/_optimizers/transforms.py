@@ -78,7 +78,8 @@ def scale_by_path_norm(
       damping: tau, at least 0, a number without scale, or a scalar array; 0 is the
         paper's. Where layers start at zero or small, 0.1 to 0.3 keeps Path-SGD with
         step sizes up to it from exploding in networks of a few layers; deep ones need
-        more, or smaller steps.
+        bounded steps as well: `optax.adaptive_grad_clip`, last in what
+        :func:`precondition_by_path_norm` runs.
       relative_to_start: whether to divide by :math:`\gamma_p / 4^k` instead, with
         :math:`2^k` the power of two next to :math:`\phi_p` at the first update (1
         where that is 0), which the state keeps as its ``unit``. It is a constant
