@@ -99,6 +99,18 @@ class StartingPoint(NamedTuple):
     seconds: float
 
 
+class TransferRecord(NamedTuple):
+    """A short run of a network at one step size: objectives of minibatches."""
+
+    network: str
+    optimizer: str
+    learning_rate: float
+    seed: int
+    last_loss: float
+    largest_loss: float
+    seconds: float
+
+
 class LanguageRecord(NamedTuple):
     """A short run of a language model: objectives, in nats a character.
 
@@ -143,6 +155,7 @@ Line = TypeVar(
     ToyUpdate,
     DampingRecord,
     StartingPoint,
+    TransferRecord,
     LanguageRecord,
     StepRecord,
     Run,

@@ -43,6 +43,10 @@ from pathsgd_optax._optimizers.constraints import (
     add_path_norm_penalty as add_path_norm_penalty,
     clip_by_path_metric as clip_by_path_metric,
 )
+from pathsgd_optax._optimizers.layerwise import (
+    path_lamb as path_lamb,
+    path_lars as path_lars,
+)
 from pathsgd_optax._optimizers.scales import (
     KeepScaleState as KeepScaleState,
     keep_scale as keep_scale,
@@ -81,6 +85,8 @@ __all__ = [
     "max_norm",
     "path_adagrad",
     "path_adam",
+    "path_lamb",
+    "path_lars",
     "path_norm",
     "path_rmsprop",
     "path_scaling",

@@ -12,6 +12,8 @@ ALIASES = {
     "path_adagrad": pathsgd.path_adagrad,
     "path_rmsprop": pathsgd.path_rmsprop,
     "path_adam": pathsgd.path_adam,
+    "path_lars": pathsgd.path_lars,
+    "path_lamb": pathsgd.path_lamb,
 }
 
 TRANSFORMATIONS = {

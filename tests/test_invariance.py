@@ -53,6 +53,8 @@ VARIANTS = {
     "path_adam, all": pathsgd.path_adam(
         1e-2, p=1, nesterov=True, weight_decay=1e-2, damping=0.1, update_every=3
     ),
+    "path_lars": pathsgd.path_lars(0.01, momentum=0.5, weight_decay=1e-3),
+    "path_lamb": pathsgd.path_lamb(0.01, weight_decay=1e-2),
     "adamw inside": pathsgd.precondition_by_path_norm(
         optax.adamw(0.01, weight_decay=0.1)
     ),
@@ -94,6 +96,8 @@ CONTROLS = {
     "coupled weight decay": optax.chain(
         optax.add_decayed_weights(1e-2), pathsgd.path_sgd(0.1)
     ),
+    "lars": optax.chain(optax.scale_by_trust_ratio(), optax.scale(-0.03)),
+    "lamb": optax.lamb(0.01),
     "absolute damping": optax.chain(_absolutely_damped(1.0), optax.scale(-0.1)),
 }
 
@@ -124,9 +128,10 @@ def _trainer(optimizer, digits, dtype=np.float32, jit=as_users_do):
     return train
 
 
-DAMPED = {
+FROM_ZEROS = {
     "update_every": pathsgd.path_sgd(0.1, damping=0.1, update_every=10),
     "path_adam": pathsgd.path_adam(0.003, damping=0.1),
+    "path_lars": pathsgd.path_lars(0.1),
 }
 
 
@@ -223,7 +228,7 @@ def test_nor_of_its_variants(name, digits):
     _assert_same_bits(VARIANTS[name], digits, own_coordinates=inside, jit=jax.jit)
 
 
-@pytest.mark.parametrize("optimizer", DAMPED.values(), ids=DAMPED)
+@pytest.mark.parametrize("optimizer", FROM_ZEROS.values(), ids=FROM_ZEROS)
 def test_they_change_no_other_bit_from_a_last_layer_of_zeros(optimizer, digits):
     _assert_same_bits(optimizer, digits, last=0.0)
 

@@ -25,6 +25,7 @@ ALIASES = {
     "path_adagrad": (pathsgd.path_adagrad, 1.0, {}),
     "path_rmsprop": (pathsgd.path_rmsprop, 5e-3, {}),
     "path_adam": (pathsgd.path_adam, 1e-2, {}),
+    "path_lars": (pathsgd.path_lars, 1e-2, {}),
     "path_adam, fallback": (
         pathsgd.path_adam,
         1e-2,

@@ -44,6 +44,8 @@ OPTIMIZERS = {
     "path_adam": functools.partial(
         pathsgd.path_adam, 0.1, update_every=2, monitor=True
     ),
+    "path_lars": functools.partial(pathsgd.path_lars, 0.1, momentum=0.9),
+    "path_lamb": functools.partial(pathsgd.path_lamb, 0.1),
     "scale": functools.partial(pathsgd.scale_by_path_norm, update_every=2),
     "precondition": functools.partial(
         pathsgd.precondition_by_path_norm, optax.scale_by_lion()

@@ -142,6 +142,8 @@ HYPERPARAMETERS = {
     pathsgd.path_adagrad: ("initial_accumulator_value", "eps", "weight_decay"),
     pathsgd.path_rmsprop: ("decay", "eps", "momentum", "weight_decay"),
     pathsgd.path_adam: ("b1", "b2", "eps", "eps_root", "weight_decay"),
+    pathsgd.path_lars: ("momentum", "weight_decay"),
+    pathsgd.path_lamb: ("b1", "b2", "eps", "eps_root", "weight_decay"),
 }
 each_hyperparameter = pytest.mark.parametrize(
     "make, name", [(make, x) for make, names in HYPERPARAMETERS.items() for x in names]
@@ -166,6 +168,8 @@ RANGES = {
         "eps": (-1e-9,),
         "eps_root": (-1,),
     },
+    pathsgd.path_lars: {"momentum": (-0.1,)},
+    pathsgd.path_lamb: {"b1": (1,), "b2": (1.0,), "eps": (-1e-9,), "eps_root": (-1,)},
 }
 
 
@@ -249,6 +253,8 @@ FLAGS = {
     pathsgd.path_adagrad: ("relative_to_start", "monitor"),
     pathsgd.path_rmsprop: ("nesterov", "relative_to_start", "monitor"),
     pathsgd.path_adam: ("nesterov", "relative_to_start", "monitor"),
+    pathsgd.path_lars: ("nesterov", "relative_to_start", "monitor"),
+    pathsgd.path_lamb: ("relative_to_start", "monitor"),
     pathsgd.scale_by_path_norm: ("relative_to_start", "monitor"),
     pathsgd.precondition_by_path_norm: ("relative_to_start", "monitor"),
     pathsgd.layered_network: ("scanned",),

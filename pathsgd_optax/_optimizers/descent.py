@@ -62,16 +62,23 @@ class Descent:
         return widely(optax.GradientTransformationExtraArgs(chained.init, update_fn))
 
     def after_adaptive(
-        self, inner: optax.GradientTransformation, scaler: PathScaler
+        self,
+        inner: optax.GradientTransformation,
+        scaler: PathScaler,
+        *,
+        relative: bool = False,
     ) -> optax.GradientTransformationExtraArgs:
-        """After the inner transformation, in coordinates that no rescaling changes."""
+        """After the inner transformation, in coordinates that no rescaling changes.
+
+        Relative updates are as long as the weights there.
+        """
 
         def on_path(params: Params) -> Params:
             return jax.tree.map(lambda label: label != NO_PATH, scaler.labels(params))
 
         if self.fallback is not None:
             inner = optax.masked(inner, on_path)
-        return self.after(preconditioned(inner, scaler), scaler)
+        return self.after(preconditioned(inner, scaler, relative=relative), scaler)
 
     def _beside_fallback(self, scaler: PathScaler) -> optax.GradientTransformation:
         if self.fallback is None:

@@ -7,6 +7,7 @@ import optax
 from pathsgd_optax._networks.network import PathNetwork
 from pathsgd_optax._numerics.precision import widely
 from pathsgd_optax._numerics.program import reads_values
+from pathsgd_optax._optimizers.lengths import as_long_as
 from pathsgd_optax._optimizers.masks import Mask
 from pathsgd_optax._optimizers.scaling import PathScaler
 from pathsgd_optax._optimizers.states import (
@@ -225,9 +226,9 @@ def precondition_by_path_norm(
 
 
 def preconditioned(
-    inner: optax.GradientTransformation, scaler: PathScaler
+    inner: optax.GradientTransformation, scaler: PathScaler, *, relative: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    """`precondition_by_path_norm`, by a scaler."""
+    """`precondition_by_path_norm`, by a scaler; relative to the lengths of weights."""
     inner = optax.with_extra_args_support(inner)
 
     def init_fn(params: Params) -> PreconditionByPathNormState:
@@ -245,13 +246,15 @@ def preconditioned(
     ) -> tuple[optax.Updates, PreconditionByPathNormState]:
         check_state(state, PreconditionByPathNormState)
         roots, paths = scaler.step(updates, state.paths, params, constants)
-        gradients = updates
+        gradients, natural = updates, multiply(params, roots)
         updates, inner_state = inner.update(
             placed(divide(updates, roots, 1), params),
             state.inner_state,
-            multiply(params, roots),
+            natural,
             **extra_args,
         )
+        if relative:
+            updates = as_long_as(natural, updates, roots)
         updates = divide(updates, after_gradients(roots, gradients), 1)
         return placed(updates, params), PreconditionByPathNormState(paths, inner_state)
 
