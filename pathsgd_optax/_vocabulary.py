@@ -144,6 +144,17 @@ def check_function(value: Callable[..., Any], name: str, argument: str) -> None:
     raise ValueError(f"{name} must be a function of {argument}, but got {given}.")
 
 
+def check_apply(apply_fn: Any) -> None:
+    """Raises a ValueError unless it is a function, not a module of linen or haiku."""
+    applied = hasattr(apply_fn, "apply")
+    if not callable(apply_fn) or (applied and hasattr(apply_fn, "bind")):
+        advice = ", such as one that calls its apply" if applied else ""
+        raise ValueError(
+            "apply_fn must be a function of params and inputs, but got "
+            f"{described(apply_fn)}. Pass a function{advice}."
+        )
+
+
 def check_transformation(value: Any, name: str) -> None:
     """Raises a ValueError where ``value`` has not the two functions of Optax's."""
     functions = (getattr(value, "init", None), getattr(value, "update", None))

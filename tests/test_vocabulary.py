@@ -2,6 +2,7 @@
 
 import functools
 from fractions import Fraction
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -432,6 +433,36 @@ def test_a_truth_value_is_no_number(name):
 def test_a_module_of_the_other_flax_is_told_apart(trace, module, remedy):
     with pytest.raises(ValueError, match=remedy):
         trace(module, np.ones((1, 2)))
+
+
+class Transformed(NamedTuple):
+    """A pair of functions, as haiku makes them."""
+
+    init: Any
+    apply: Any
+
+
+@pytest.mark.parametrize(
+    "apply_fn, remedy",
+    [
+        (PLAIN, "calls its apply"),
+        (Transformed(PLAIN.init, PLAIN.apply), "a Transformed.*calls its apply"),
+        (NETWORK, "a LayeredNetwork. Pass a function[.]"),
+    ],
+    ids=["linen", "haiku", "network"],
+)
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda apply_fn, x: pathsgd.trace_network(apply_fn, PARAMS, x),
+        lambda apply_fn, x: pathsgd.layered_network(PARAMS, apply_fn=apply_fn, x=x),
+        lambda apply_fn, x: pathsgd.scale_symmetries(apply_fn, PARAMS, x),
+    ],
+    ids=["trace_network", "layered_network", "scale_symmetries"],
+)
+def test_what_is_no_function_is_refused_as_one(take, apply_fn, remedy):
+    with pytest.raises(ValueError, match=f"must be a function of params.*{remedy}"):
+        take(apply_fn, np.ones((1, 2), np.float32))
 
 
 def test_params_in_the_place_of_variables_are_refused():

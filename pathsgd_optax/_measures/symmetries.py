@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pathsgd_optax._numerics.precision import widened
-from pathsgd_optax._vocabulary import Params, Scalar, is_floating
+from pathsgd_optax._vocabulary import Params, Scalar, check_apply, is_floating
 
 
 Numbers: TypeAlias = NDArray[np.float64]
@@ -66,8 +66,8 @@ def scale_symmetries(
       multiple of 1/4 at most or of 1/3. Empty if there are none.
 
     Raises:
-      ValueError: if a parameter is not floating, or what the function returns is not
-        finite, or has no floating array.
+      ValueError: if ``apply_fn`` is no function, a parameter is not floating, or what
+        the function returns is not finite, or has no floating array.
 
     Example:
       >>> import jax
@@ -85,6 +85,7 @@ def scale_symmetries(
       Learning <https://arxiv.org/abs/1705.03071>`_, 2017, equation (1), of which these
       are the rescalings of whole layers.
     """
+    check_apply(apply_fn)
     leaves, structure = jax.tree.flatten(widened(params))
     if not leaves or not all(is_floating(leaf) for leaf in leaves):
         raise ValueError("params must be floating arrays: leave out all others.")

@@ -30,6 +30,7 @@ from pathsgd_optax._numerics.scaled import Scaled
 from pathsgd_optax._vocabulary import (
     Params,
     Scalar,
+    check_apply,
     check_flags,
     described,
     is_zero,
@@ -224,6 +225,7 @@ def layered_network(
     if apply_fn is None:
         refuse_doubtful(layers)
     else:
+        check_apply(apply_fn)
         check_stack(network.split, params, apply_fn, x)
     return network
 

@@ -29,6 +29,7 @@ from pathsgd_optax._networks.traced.interpreter import interpret
 from pathsgd_optax._networks.traced.mass import Mass
 from pathsgd_optax._networks.traced.outputs import ends
 from pathsgd_optax._networks.traced.reach import Ends
+from pathsgd_optax._networks.traced.rules.factored import as_activation
 from pathsgd_optax._networks.traced.rules.operands import Rule
 from pathsgd_optax._networks.traced.rules.registry import constant
 from pathsgd_optax._networks.traced.tape import Tape
@@ -244,4 +245,5 @@ def outputs_of(
     data = [Inputs(binary=spec.dtype == bool) for spec in inputs]
     first = map(constant, jaxpr.consts)
     last = map(constant, constants)
-    return interpret(context, jaxpr.jaxpr, [*first, *weights, *data, *last])
+    outputs = interpret(context, jaxpr.jaxpr, [*first, *weights, *data, *last])
+    return [as_activation(context, x) for x in outputs]

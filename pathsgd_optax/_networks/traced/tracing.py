@@ -26,7 +26,7 @@ from pathsgd_optax._networks.traced.reasons import GATES
 from pathsgd_optax._networks.traced.rules.randomness import check_draws
 from pathsgd_optax._networks.traced.rules.registry import CUSTOM
 from pathsgd_optax._networks.traced.values import GATE, OUTPUT, Debt, Uses
-from pathsgd_optax._vocabulary import Params, check_flags, path_dtype
+from pathsgd_optax._vocabulary import Params, check_apply, check_flags, path_dtype
 
 
 def trace_network(
@@ -128,9 +128,9 @@ def trace_network(
       The network, to be made once, outside of jit.
 
     Raises:
-      ValueError: if a parameter isn't floating, if the function can't be traced on one
-        example, has an operation without path semantics, or returns an array that
-        doesn't depend on ``x`` and on parameters.
+      ValueError: if ``apply_fn`` is no function, if a parameter isn't floating, if the
+        function can't be traced on one example, has an operation without path
+        semantics, or returns an array that doesn't depend on ``x`` and on parameters.
 
     Example:
       >>> import jax
@@ -154,6 +154,7 @@ def trace_network(
       ReLU Activations <https://arxiv.org/abs/1605.07154>`_, 2016, for shared weights.
     """
     check_flags(gates=gates)
+    check_apply(apply_fn)
     check_params(params)
     check_whole(params)
     params, x = shapes(params, "params"), shapes(x, "x")

@@ -114,3 +114,23 @@ def test_an_ensemble_is_traced_as_the_message_says(batch):
         lambda params, x: jnp.moveaxis(members(params, x), 1, 0), params, x
     )
     np.testing.assert_allclose(pathsgd.path_norm(network, params, 1), 15)
+
+
+ACTIVATIONS = {
+    "a deviation": (lambda h: jnp.exp(jnp.clip(h, -4, 0)), 1, 1),
+    "... that is used": (lambda h: 1 - 2 * jnp.exp(jnp.minimum(h, 0.0)), 2, 1),
+    "an inverse": (lambda h: 1 / (1 + jnp.abs(h)), 1, 1),
+    "a root": (lambda h: jnp.sqrt(1 + h * h), 1, 1),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_functions_of_an_array_end_paths_as_activations(name):
+    """Their largest slope from 0 times the paths of the array, and their value at 0."""
+    function, slope, origin = ACTIVATIONS[name]
+    params, x = jnp.float32([[1], [-2], [3]]), networks.spec(5, 3)
+    network = pathsgd.trace_network(lambda w, x: function(x @ w), params, x, gates=True)
+    wanted = 6 * slope + origin
+    np.testing.assert_allclose(pathsgd.path_norm(network, params, 1), wanted, rtol=0.01)
+    shares = pathsgd.path_scaling(network, params, 1)
+    np.testing.assert_allclose(shares, np.full((3, 1), slope**2), rtol=0.02)

@@ -67,11 +67,16 @@ def as_paths(context: Context, operands: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _paths(context: Context, x: Factor, shape: Sequence[int]) -> Value:
-    """Those of an activation, if it is one."""
-    curve = curve_of(context, x)
+def as_activation(context: Context, x: Operand) -> Operand:
+    """A gate with the paths of its argument, if it is a function of one array."""
+    curve = curve_of(context, x) if isinstance(x, Factor) else None
     result = None if curve is None else activated(context, curve)
-    return _units(context, x, shape) if result is None else result
+    return x if result is None else result
+
+
+def _paths(context: Context, x: Factor, shape: Sequence[int]) -> Operand:
+    result = as_activation(context, x)
+    return _units(context, x, shape) if result is x else result
 
 
 def _units(context: Context, x: Factor, shape: Sequence[int]) -> Value:
