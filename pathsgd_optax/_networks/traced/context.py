@@ -61,6 +61,7 @@ class Context:
       custom: the rules of `register_path_rule`, as they were when it was traced.
       mixing: what equations owe that mix the examples of a batch, by their identities.
       curves: what operands are as functions of one array, by their identities.
+      joined: what operands were joined of, by their identities: how, and of which.
     """
 
     p: float
@@ -74,6 +75,9 @@ class Context:
     custom: Mapping[str, Callable[..., Any]] = dataclasses.field(default_factory=dict)
     mixing: Mapping[int, Debt] = dataclasses.field(default_factory=dict)
     curves: dict[int, tuple[Any, Curve]] = dataclasses.field(default_factory=dict)
+    joined: dict[int, tuple[Any, JaxprEqn, list[Any]]] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def params(self) -> dict[str, Any]:
@@ -340,13 +344,17 @@ class Context:
             terms=tuple(map(again, terms)),
             factor=None
             if x.factor is None
-            else self.moved_factor(function, x.factor, how),
+            else self.moved_factor(function, x.factor, how, x.shape),
             centred=None if x.centred is None else again(x.centred),
             parts=tuple(dataclasses.replace(part, of=again(part.of)) for part in parts),
         )
 
     def moved_factor(
-        self, function: Callable[[jax.Array], jax.Array], x: Factor, how: Hashable
+        self,
+        function: Callable[[jax.Array], jax.Array],
+        x: Factor,
+        how: Hashable,
+        shape: Sequence[int],
     ) -> Factor:
         """Moves the entries of a factor; those that are left behind steer nothing."""
 
@@ -354,7 +362,7 @@ class Context:
             return array if array is None or is_number(array) else function(array)
 
         def steering(logits: Logits) -> Logits:
-            if _is_whole(how) or logits.value.shape != self.eqn.invars[0].aval.shape:
+            if _is_whole(how) or logits.value.shape != tuple(shape):
                 return logits
             value = self.moved(function, logits.value, how)
             return Logits(value, moved(logits.unit))

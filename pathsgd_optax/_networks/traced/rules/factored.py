@@ -32,6 +32,7 @@ from pathsgd_optax._networks.traced.rules.gates import (
     LIPSCHITZ,
     divided,
     mapped,
+    multiplied,
     times,
 )
 from pathsgd_optax._networks.traced.rules.operands import constants_of, note
@@ -102,13 +103,13 @@ def _average(context: Context, x: Factor, shape: Sequence[int]) -> Value:
 
 
 def _moved(context: Context, x: Factor, *places: Value) -> list[Operand]:
-    arrays = constants_of(places)
+    arrays, shape = constants_of(places), context.eqn.invars[0].aval.shape
 
     def nth(k: int, array: jax.Array) -> jax.Array:
         return context.bind(array, *arrays)[k]
 
     return [
-        context.moved_factor(functools.partial(nth, k), x, how_moved(context, k))
+        context.moved_factor(functools.partial(nth, k), x, how_moved(context, k), shape)
         for k in range(len(context.eqn.outvars))
     ]
 
@@ -246,6 +247,10 @@ def _summing(context: Context, x: Factor) -> list[Operand]:
     return [_factors.summed(context, x)]
 
 
+def _multiplied(context: Context, x: Factor) -> list[Operand]:
+    return [multiplied(context, x)]
+
+
 def _pooled(context: Context, x: Factor) -> list[Operand]:
     def pooled(size: jax.Array) -> jax.Array:
         return context.bind(size)[0]
@@ -325,6 +330,7 @@ _TABLE: list[tuple[FactorRule, str]] = [
     (functools.partial(_extremum, -1), "min"),
     (_contracted, "conv_general_dilated dot_general"),
     (_summing, "cumsum reduce_sum reduce_window_sum"),
+    (_multiplied, "cumprod reduce_prod"),
     (_pooled, "cummax cummin reduce_max reduce_min reduce_window_max"),
     (_ordered, "argmax argmin sort top_k"),
     (_compared, "eq ge gt is_finite le lt ne"),

@@ -16,6 +16,7 @@ from pathsgd_optax._networks.traced.curves import GRID, Curve, evaluated
 from pathsgd_optax._networks.traced.places import place
 from pathsgd_optax._networks.traced.rays import Step
 from pathsgd_optax._networks.traced.reasons import GATES
+from pathsgd_optax._networks.traced.rules import pieces
 from pathsgd_optax._networks.traced.rules.activations import activated
 from pathsgd_optax._networks.traced.rules.factors import curve_of
 from pathsgd_optax._networks.traced.rules.registry import apply_rule, needs_gates
@@ -37,13 +38,26 @@ def evaluate(context: Context, operands: Sequence[Operand]) -> list[Operand]:
     curve = _composed(context, operands) if context.gates else None
     if curve is None:
         check_refused(operands)
-        return apply_rule(context, operands)
+        return (
+            _applied(context, operands)
+            if context.gates
+            else apply_rule(context, operands)
+        )
     keeps = _is_plain(context, operands)
     curve = dataclasses.replace(curve, plain=curve.plain and keeps)
     read = curve.plain or (keeps and _is_on_one_ray(operands))
     result = _by_rule(context, operands) if read else _read(context, operands, curve)
     context.curves[id(result)] = (result, curve)
     return [result]
+
+
+def _applied(context: Context, operands: Sequence[Operand]) -> list[Operand]:
+    """The results; of what was joined before, its parts."""
+    if (parts := pieces.split(context, operands)) is not None:
+        return parts
+    results = apply_rule(context, operands)
+    pieces.joined(context, operands, results)
+    return results
 
 
 def check_refused(operands: Sequence[Operand]) -> None:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from pathsgd_optax._networks.traced import mass as _mass
-from pathsgd_optax._networks.traced.bounds import Bounds
+from pathsgd_optax._networks.traced.bounds import Bounds, largest
 from pathsgd_optax._networks.traced.context import Context, is_number
 from pathsgd_optax._networks.traced.inputs import live, units
 from pathsgd_optax._networks.traced.rays import Ray, lineage
@@ -26,7 +26,9 @@ from pathsgd_optax._networks.traced.reasons import (
     DIVIDED,
     DIVISION,
     DIVISOR,
+    NONLINEAR,
     POWER,
+    PRODUCT,
     UNKNOWN,
 )
 from pathsgd_optax._networks.traced.rules import factors as _factors
@@ -262,7 +264,38 @@ def _mean_part(context: Context, x: Value, factor: Factor) -> Value:
     return Value(None, mass, leaves=frozenset([(Debt(name, CENTRED), 1)]))
 
 
+def multiplied(context: Context, x: Factor) -> Factor:
+    """The products of entries of a gate, which is one of the products of its bounds."""
+    axes = context.params.get("axes", [context.params.get("axis")])
+    shape = context.eqn.invars[0].aval.shape
+    size = largest(x.bounds)
+    if not (x.bounded and size):
+        raise NoPathError(PRODUCT)
+    size = max(size, size ** math.prod(shape[axis] for axis in axes))
+    bounds = (0.0 if x.bounds[0] >= 0 else -size, size)
+    logits = tuple(_together(context, z) for z in x.logits)
+    return Factor(size, bounds=bounds, logits=logits, related=x.related)
+
+
+def _together(context: Context, x: Logits) -> Logits:
+    """Logits of several entries of a gate, all of which steer each of its entries."""
+    count = math.prod(x.value.shape)
+    shape = (1, count) if len(x.value.shape) == 1 else (count,)
+
+    def reshaped(array: jax.Array) -> jax.Array:
+        return array.reshape(shape)
+
+    value = context.moved(reshaped, x.value, ("reshape", shape))
+    return Logits(value, x.unit if is_number(x.unit) else reshaped(x.unit))
+
+
 # The table.
+
+
+def _products(context: Context, x: Value) -> list[Operand]:
+    if x.is_weight:
+        raise NoPathError(NONLINEAR)
+    return [multiplied(context, reading(context, x))]
 
 
 def _quotient(context: Context, x: Any, y: Any) -> list[Operand]:
@@ -279,6 +312,7 @@ GATES: dict[str, Rule] = rules(
         (_exponential, "exp exp2"),
         (_power, "cbrt integer_pow rsqrt sqrt square"),
         (_power_of, "pow"),
+        (_products, "cumprod reduce_prod"),
         (_quotient, "div"),
         (_order, "argmax argmin"),
     ]

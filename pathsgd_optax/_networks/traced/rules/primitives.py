@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from pathsgd_optax._networks.traced import mass as _mass
-from pathsgd_optax._networks.traced.bounds import is_bounded, products
+from pathsgd_optax._networks.traced.bounds import UNBOUNDED, is_bounded, products
 from pathsgd_optax._networks.traced.context import Context, is_number
 from pathsgd_optax._networks.traced.inputs import IDENTITIES
 from pathsgd_optax._networks.traced.known import MOVING, evaluated
@@ -277,12 +277,15 @@ def _of_data(context: Context, x: Value, y: Value) -> Value:
     factors = [reading(context, z) for z in (x, y)]
     if (k := _which_gates((x, y), factors)) is not None:
         return gated(context, (y, x)[k], factors[k], curve_of(context, (x, y)[k]))
+    factor = _factors.times(context, *factors)
     x, y = context.settle(x), context.settle(y)
     return Value(
         None,
         context.multiply(x.mass, y.mass),
         leaves=all_leaves((x, y)),
-        factor=_factors.times(context, *factors),
+        bounds=factor.bounds if factor.bounded else UNBOUNDED,
+        shifted=factor.bounded and x.shifted and y.shifted,
+        factor=factor,
     )
 
 
@@ -362,7 +365,47 @@ def _contract(context: Context, x: Value, y: Value, *rest: Value) -> list[Operan
         factor = _sum_of_squares(context, x, y) or _mixed_gate(context, bind, x, y)
     result = Value(value, mass, leaves=all_leaves((x, y)), factor=factor)
     shifted = factor is not None and (x.shifted or y.shifted)
-    return [dataclasses.replace(result, shifted=shifted)]
+    result = dataclasses.replace(result, shifted=shifted)
+    return [_of_sums(context, bind, result, x, y) if context.gates else result]
+
+
+def _of_sums(
+    context: Context,
+    bind: Callable[..., list[jax.Array]],
+    result: Value,
+    x: Value,
+    y: Value,
+) -> Value:
+    """A product with the same number in all entries: a sum, as of squares."""
+    (data, other), k = ((x, y), 0) if x.is_data else ((y, x), 1)
+    number = other.uniform if other.is_constant else None
+    if not number or context.eqn.primitive.name != "dot_general":
+        return result
+    ray = data.ray.summed(how_moved(context, k)).times(number)
+    result = dataclasses.replace(result, ray=ray)
+    square = data.factor
+    if square is None or not square.degrees or not is_number(square.size):
+        return result
+    count = math.prod(data.shape[axis] for axis in _contracted_axes(context)[k])
+    ones = jnp.ones(other.shape, context.dtype)
+
+    def mean(part: jax.Array) -> jax.Array:
+        return bind(*((part, ones) if k == 0 else (ones, part)))[0] / count
+
+    factor = dataclasses.replace(
+        square,
+        size=square.size * abs(number) * count,
+        bounds=products(square.bounds, (number * count,) * 2),
+        reduced=True,
+        mean=None if square.mean is None else _mass.sum_by(mean, square.mean),
+    )
+    return dataclasses.replace(result, factor=factor)
+
+
+def _contracted_axes(context: Context) -> tuple[Sequence[int], Sequence[int]]:
+    """Those of both operands of a product that it sums over."""
+    axes: tuple[Sequence[int], Sequence[int]] = context.params["dimension_numbers"][0]
+    return axes
 
 
 def _mixed_gate(
@@ -385,17 +428,15 @@ def _mixed_gate(
 
 def _sum_of_squares(context: Context, x: Value, y: Value) -> Factor | None:
     """What a contraction of an array with itself is, if it is entry by entry."""
-    if x.ray.name != y.ray.name or context.eqn.primitive.name != "dot_general":
+    if context.eqn.primitive.name != "dot_general" or not _are_same(context, x, y):
         return None
-    (left, right), (batch, others) = context.params["dimension_numbers"]
-    count, square = math.prod(x.shape[k] for k in left), reading(context, x)
-    if (left, batch) != (right, others) or len([*left, *batch]) < len(x.shape):
-        return None
+    square = reading(context, x)
+    count = math.prod(x.shape[axis] for axis in _contracted_axes(context)[0])
     if not is_number(square.size) or square.mean is None:
         return None
 
     def mean(part: jax.Array) -> jax.Array:
-        return context.bind(part, jnp.ones_like(part))[0] / count
+        return context.bind(part, jnp.ones(y.shape, part.dtype))[0] / count
 
     return dataclasses.replace(
         square,
@@ -405,6 +446,34 @@ def _sum_of_squares(context: Context, x: Value, y: Value) -> Factor | None:
         reduced=True,
         mean=_mass.sum_by(mean, square.mean),
         value=None,
+    )
+
+
+def _are_same(context: Context, x: Value, y: Value) -> bool:
+    """Whether a product multiplies each entry of an array by itself."""
+    contracted, batch = context.params["dimension_numbers"]
+    axes = [[*batch[side], *contracted[side]] for side in (0, 1)]
+    shapes = [[z.shape[axis] for axis in axes[side]] for side, z in enumerate((x, y))]
+    whole = math.prod(x.shape) == math.prod(y.shape) == math.prod(shapes[0])
+    ordered = all(found == sorted(found) for found in axes)
+    if axes[0] == axes[1]:
+        return x.ray.name == y.ray.name and whole
+    same = _in_order(x.ray.name) == _in_order(y.ray.name)
+    return same and whole and ordered and shapes[0] == shapes[1]
+
+
+def _in_order(name: Hashable) -> Hashable:
+    """The name of the array whose entries are the same ones in the same order."""
+    while isinstance(name, Moved) and _keeps_order(name.how):
+        name = name.name
+    return name
+
+
+def _keeps_order(how: Any) -> bool:
+    return isinstance(how, tuple) and how[0] in (
+        "broadcast_in_dim",
+        "reshape",
+        "squeeze",
     )
 
 

@@ -307,6 +307,15 @@ NORMS = {
         x / jnp.linalg.norm(x, axis=-1, keepdims=True) * x.shape[-1] ** 0.5
     ),
     "by a product": lambda x: x / jnp.sqrt(jnp.einsum("bd,bd->b", x, x)[:, None] / D),
+    "by a product with ones": lambda x: (
+        x * lax.rsqrt((x * x) @ jnp.full((D, 1), 1 / D, x.dtype))
+    ),
+    "by a product of rows": lambda x: (
+        x * lax.rsqrt(jnp.squeeze(x[:, None] @ x[..., None], -1) / D)
+    ),
+    "centred by a product": lambda x: rms_norm(
+        x - x @ jnp.full((D, D), 1 / D, x.dtype)
+    ),
     "at least epsilon": lambda x: (
         x.shape[-1] ** 0.5
         * x
@@ -485,6 +494,73 @@ def test_gates_are_gates_wherever_they_are_moved(name):
     check(apply_fn, phi, params, jnp.ones((2, 4)))
 
 
+def halves(z):
+    """The functions of a cell of its columns, joined in different ways."""
+    gate, unit = jnp.split(z, 2, -1)
+    return jax.nn.sigmoid(gate), jnp.tanh(unit)
+
+
+CELLS = {
+    "joined": lambda z: jnp.split(jnp.concatenate(halves(z), -1), 2, -1),
+    "chosen": lambda z: jnp.split(
+        jnp.where(np.arange(2 * D) < D, jax.nn.sigmoid(z), jnp.tanh(z)), 2, -1
+    ),
+    "stacked": lambda z: [*jnp.stack(halves(z))],
+    "sliced": lambda z: (lambda y: (y[:, :D], y[:, 2 * D :]))(
+        jnp.concatenate([halves(z)[0], jnp.ones_like(z[:, :D]), halves(z)[1]], -1)
+    ),
+}
+
+
+def test_what_was_joined_and_is_split_again_is_what_it_was():
+    shapes = {"gate": (4, D), "unit": (4, D), "out": (D, 2)}
+    params = {name: weights(**shapes) for name in CELLS}
+
+    def apply_fn(params, x):
+        total = 0.0
+        for name, q in params.items():
+            gate, unit = CELLS[name](
+                jnp.concatenate([x @ q["gate"], x @ q["unit"]], -1)
+            )
+            total = total + (gate * unit) @ q["out"]
+        return total
+
+    def phi(q):
+        return sum(
+            jnp.sum(z["gate"]) + jnp.sum(z["unit"] @ z["out"]) for z in q.values()
+        )
+
+    check(apply_fn, phi, params, jnp.ones((2, 4)))
+
+
+POWERS = {
+    "of three": lambda g, h: g * h * (1 - g),
+    "cumulative": lambda g, h: jnp.cumprod(jnp.stack([g, h]), 0)[1],
+    "of all": lambda g, h: jnp.prod(jnp.stack([g, h], -1), -1),
+}
+
+
+def test_products_of_gates_are_gates():
+    drawn = weights(w=(4, D), g=(4, D), h=(4, D), out=(D, 2))
+    params = dict.fromkeys(POWERS, drawn)
+
+    def apply_fn(params, x):
+        return sum(
+            POWERS[name](*(jax.nn.sigmoid(x @ q[k]) for k in "gh"))
+            * (x @ q["w"])
+            @ q["out"]
+            for name, q in params.items()
+        )
+
+    def phi(q):
+        return sum(
+            jnp.sum(z["g"]) + jnp.sum(z["h"]) + jnp.sum(z["w"] @ z["out"])
+            for z in q.values()
+        )
+
+    check(apply_fn, phi, params, jnp.ones((2, 4)))
+
+
 def test_sigmoid_attention_sums_over_what_its_mask_allows():
     params = weights(w=(4, D), q=(4, D), gate=(4, D))
 
@@ -646,8 +722,8 @@ REFUSED = {
         "a mean is divided by a root of the second moment",
     ),
     "gates among units": (
-        lambda x: (lambda i, g: i * g)(
-            *jnp.split(jnp.concatenate([jax.nn.sigmoid(x), jnp.tanh(x)], -1), 2, -1)
+        lambda x: (lambda y: y[:, 0] * y[:, 1])(
+            jnp.concatenate([jax.nn.sigmoid(x), jnp.tanh(x)], -1).reshape(-1, 2, D)
         ),
         "multiplies two bounded values.*Join what they are functions of",
     ),
