@@ -15,7 +15,14 @@ from pathsgd_optax._optimizers.states import (
     ScaleByPathNormState,
     check_state,
 )
-from pathsgd_optax._optimizers.updates import after_gradients, divide, multiply, placed
+from pathsgd_optax._optimizers.updates import (
+    after_gradients,
+    divide,
+    divide_after,
+    divide_before,
+    multiply,
+    placed,
+)
 from pathsgd_optax._vocabulary import (
     Params,
     Scalar,
@@ -248,14 +255,14 @@ def preconditioned(
         roots, paths = scaler.step(updates, state.paths, params, constants)
         gradients, natural = updates, multiply(params, roots)
         updates, inner_state = inner.update(
-            placed(divide(updates, roots, 1), params),
+            placed(divide_before(updates, roots), params),
             state.inner_state,
             natural,
             **extra_args,
         )
         if relative:
             updates = as_long_as(natural, updates, roots)
-        updates = divide(updates, after_gradients(roots, gradients), 1)
+        updates = divide_after(updates, after_gradients(roots, gradients))
         return placed(updates, params), PreconditionByPathNormState(paths, inner_state)
 
     return widely(optax.GradientTransformationExtraArgs(init_fn, update_fn))

@@ -42,6 +42,30 @@ def divide(updates: optax.Updates, roots: Roots, exponent: float) -> optax.Updat
     return map_on_paths(divided, updates, roots)
 
 
+def divide_before(updates: optax.Updates, roots: Roots) -> optax.Updates:
+    """``updates / sqrt(gamma)``, with nan for what is inf."""
+
+    def divided(update: jax.Array, factors: Factors) -> jax.Array:
+        sound = jnp.isfinite(update)
+        quotient = rounded(_quotient(update, factors, 1), update.dtype, sound)
+        return jnp.where(sound, quotient, jnp.nan)
+
+    return map_on_paths(divided, updates, roots)
+
+
+def divide_after(updates: optax.Updates, roots: Roots) -> optax.Updates:
+    """``updates / sqrt(gamma)``, where nan is all that isn't sound.
+
+    It uses each update once, and XLA fuses it with what has made it.
+    """
+
+    def divided(update: jax.Array, factors: Factors) -> jax.Array:
+        quotient = _quotient(update, factors, 1)
+        return rounded(quotient, update.dtype, jnp.array(True))
+
+    return map_on_paths(divided, updates, roots)
+
+
 def multiply(params: Params, roots: Roots) -> Params:
     """``params * sqrt(gamma)``."""
 

@@ -1,6 +1,7 @@
 """What is said to XLA changes a program's layout, and none of its numbers."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +38,21 @@ def test_a_step_takes_the_temporary_memory_of_one_of_sgd(monkeypatch):
     monkeypatch.setattr(_program, "called", functools.partial)
     jax.clear_caches()
     assert _temporary_megabytes(pathsgd.path_sgd(0.1), params) > most
+
+
+@pytest.mark.optax
+def test_path_adam_writes_its_moments_and_the_weights_and_nothing_else_of_their_size():
+    params = networks.dense_tree((6, 96, 80, 3))
+    optimizer = pathsgd.path_adam(0.1)
+
+    def step(params, state, grads):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    jitted = programs.as_users_do(step, donate_argnums=(0, 1))
+    state = optimizer.init(params)
+    entry = jitted.lower(params, state, params).compile().as_text().partition("ENTRY")
+    assert len(re.findall(r"= f32\[96,80\]\S* (?:fusion|copy)\(", entry[2])) == 3
 
 
 def test_what_is_called_stays_one_instruction():

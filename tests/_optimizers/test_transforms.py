@@ -395,3 +395,16 @@ def test_masked_params_are_refused():
         ValueError, match=r"params are masked.*Give all to this.*`mask=`"
     ):
         masked.init(params)
+
+
+@pytest.mark.optax
+@pytest.mark.parametrize("inner", [optax.identity(), optax.scale_by_adam()])
+def test_gradients_that_are_not_finite_are_passed_on_and_only_those(inner):
+    params, gradients = _problem()
+    last = gradients["Dense_1"]["kernel"]
+    gradients["Dense_1"]["kernel"] = last.at[0].set(jnp.array([jnp.inf, 3e38]))
+    params["Dense_0"]["kernel"] = 1e-12 * params["Dense_0"]["kernel"]
+    transformation = pathsgd.precondition_by_path_norm(inner)
+    updates = _update(transformation, gradients, params)["Dense_1"]["kernel"]
+    finite = np.isfinite(gradients["Dense_1"]["kernel"])
+    np.testing.assert_array_equal(np.isfinite(updates), finite)
