@@ -196,7 +196,10 @@ def _choice(context: Context, operands: Sequence[Any]) -> int | None:
 
 
 def _counted(context: Context, operands: Sequence[Any]) -> float | None:
-    """What sums of inputs are, and what is made of these, where all inputs are 1."""
+    """What sums of inputs are, and what is made of these, where all inputs are 1.
+
+    What is 0 then, as what a mean is taken from, is of no size that this would tell.
+    """
     name, counts = context.eqn.primitive.name, [*map(_count, operands)]
     if name == "reduce_sum" and is_free(operands[0]):
         [summed], [total] = avals_of(context), [v.aval for v in context.eqn.outvars]
@@ -209,7 +212,9 @@ def _counted(context: Context, operands: Sequence[Any]) -> float | None:
     if any(number is None for number in numbers):
         return None
     found = evaluated_as_function(name, context.params, numbers)
-    return None if found is None or found.dtype == bool else float(found)
+    if found is None or found.dtype == bool:
+        return None
+    return float(found) if 0 < found < np.inf else None
 
 
 def _count(x: Inputs | Value) -> float | None:

@@ -712,6 +712,29 @@ def test_without_gates_and_normalisations_nothing_changes():
     )
 
 
+CANCELLED = {
+    "centred": lambda x: x - x.mean(-1, keepdims=True),
+    "a norm's, scaled first": lambda x: (
+        (x - x.mean(-1, keepdims=True)) * lax.rsqrt(x.var(-1, keepdims=True) + 1e-5)
+    ),
+    "what is left": lambda x: x.shape[-1] - (x > 0).sum(-1, keepdims=True),
+    "a logarithm": lambda x: jnp.log(x.mean(-1, keepdims=True)),
+}
+
+
+@pytest.mark.parametrize("name", CANCELLED)
+def test_what_is_zero_where_all_inputs_are_one_is_no_zero(name):
+    """Data times a function of the inputs, which is a unit."""
+
+    def apply_fn(params, x):
+        return (x @ params["w"]) * CANCELLED[name](x)
+
+    params, x = weights(w=(D, D)), jnp.ones((2, D))
+    network = trace(apply_fn, params, x)
+    found = pathsgd.path_scaling(network, params)["w"]
+    np.testing.assert_allclose(found, np.ones((D, D)), rtol=1e-6)
+
+
 REFUSED = {
     "mixes examples": (lambda x: x - x.mean(0), "mixes the examples of a batch"),
     "attends to others": (lambda x: jax.nn.softmax(x @ x.T) @ x, "mixes the examples"),
