@@ -31,7 +31,7 @@ from pathsgd_optax._networks.traced.reasons import (
     PRODUCT,
     UNKNOWN,
 )
-from pathsgd_optax._networks.traced.rules import factors as _factors
+from pathsgd_optax._networks.traced.rules import factors as _factors, pieces
 from pathsgd_optax._networks.traced.rules.activations import activation
 from pathsgd_optax._networks.traced.rules.factors import curve_of, gated, reading
 from pathsgd_optax._networks.traced.rules.operands import Rule, note, rules
@@ -104,15 +104,19 @@ def _exponential(context: Context, x: Value) -> list[Operand]:
 def exponential(context: Context, x: Value) -> Factor:
     """What scales with nothing but itself, as the terms of a softmax do.
 
-    What was taken away from all of its logits doesn't count.
+    What was taken away from all of its logits doesn't count. That of cumulative sums of
+    logarithms is a cumulative product, which each of them steers once.
     """
     logits = x if x.centred is None else x.centred
+    steering = Logits(dataclasses.replace(logits, offset=x.offset))
+    if (terms := pieces.cumulated(context, x)) is not None:
+        steering = _together(context, Logits(dataclasses.replace(terms, offset=None)))
     name = Exponential(context.eqn.primitive.name, logits.ray)
     return Factor(
         _allowed(context, x.offset),
         degrees=frozenset([(name, 1.0)]),
         bounds=mapped(context, x.bounds),
-        logits=(Logits(dataclasses.replace(logits, offset=x.offset)),),
+        logits=(steering,),
         related=x.ray.bases,
     )
 

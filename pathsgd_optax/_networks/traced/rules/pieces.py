@@ -22,9 +22,16 @@ Window = tuple[list[int], list[int]]
 def joined(
     context: Context, operands: Sequence[Operand], results: Sequence[Operand]
 ) -> None:
-    """Notes what an array was joined of, if these are gates and others."""
+    """Notes what an array was joined of, if these are gates and others.
+
+    And what it cumulates, if these are logarithms of gates.
+    """
     [result, *_] = results
-    if isinstance(result, Value) and result.is_data and result.mixed:
+    if not (isinstance(result, Value) and result.is_data):
+        return
+    if result.mixed or (
+        context.eqn.primitive.name == "cumsum" and result.bounds[1] == 0
+    ):
         context.joined[id(result)] = (result, context.eqn, [*operands])
 
 
@@ -38,6 +45,15 @@ def split(context: Context, operands: Sequence[Operand]) -> list[Operand] | None
     if not parts or any(part is None for part in parts):
         return None
     return [part for part in parts if part is not None]
+
+
+def cumulated(context: Context, x: Value) -> Value | None:
+    """What it cumulates, if these are logarithms of gates."""
+    if id(x) not in context.joined:
+        return None
+    _, eqn, [terms, *_] = context.joined[id(x)]
+    found = eqn.primitive.name == "cumsum" and isinstance(terms, Value)
+    return terms if found else None
 
 
 def _windows(context: Context, operands: Sequence[Any]) -> list[Window]:

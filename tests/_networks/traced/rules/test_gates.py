@@ -537,6 +537,9 @@ POWERS = {
     "of three": lambda g, h: g * h * (1 - g),
     "cumulative": lambda g, h: jnp.cumprod(jnp.stack([g, h]), 0)[1],
     "of all": lambda g, h: jnp.prod(jnp.stack([g, h], -1), -1),
+    "of logarithms": lambda g, h: jnp.exp(
+        jnp.cumsum(jnp.stack([jnp.log(g), jnp.log(h)]), 0)
+    )[1],
 }
 
 
