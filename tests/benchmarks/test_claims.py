@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import results, stopping, sweeps
+from benchmarks import results, stopping, sweeps, transfer
 from benchmarks.results import Series
 
 
@@ -147,3 +147,14 @@ def test_every_record_says_what_it_ran_with_and_on():
         else:
             runs = read(results.Run, folder, "runs.jsonl")
         assert all(run.device["kind"] and run.versions["jax"] for run in runs)
+
+
+@pytest.mark.parametrize("name", ["path_lars", "path_lamb"])
+def test_one_step_size_does_for_all_networks_within_a_factor_of_about_three(name):
+    records = read(results.TransferRecord, "transfer", "transfer.jsonl")
+    rate = {"path_lars": 0.03, "path_lamb": 0.01}[name]
+    bests = [sweep.best for sweep in transfer._sweeps(records, name).values()]
+    assert len(bests) > 6
+    assert all(1 / 3.4 < best / rate < 3.4 for best in bests)
+    adams = [sweep.best for sweep in transfer._sweeps(records, "path_adam").values()]
+    assert max(adams) / min(adams) > 50
