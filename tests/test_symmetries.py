@@ -147,6 +147,7 @@ OPTIMIZERS = {
     "momentum": functools.partial(pathsgd.path_sgd, 0.02, momentum=0.9),
     "damping": functools.partial(pathsgd.path_sgd, 0.1, damping=0.1),
     "path_adam": functools.partial(pathsgd.path_adam, 0.01),
+    "path_lars": functools.partial(pathsgd.path_lars, 0.03),
 }
 
 AS_USERS_DO = {"path_sgd", "path_adam"}
