@@ -18,7 +18,10 @@ from pathsgd_optax._networks.traced.inputs import units
 from pathsgd_optax._networks.traced.known import MOVING
 from pathsgd_optax._networks.traced.rays import Ray
 from pathsgd_optax._networks.traced.reasons import UNKNOWN
-from pathsgd_optax._networks.traced.rules import factors as _factors
+from pathsgd_optax._networks.traced.rules import (
+    contractions as _contractions,
+    factors as _factors,
+)
 from pathsgd_optax._networks.traced.rules.activations import activated
 from pathsgd_optax._networks.traced.rules.factors import (
     curve_of,
@@ -36,7 +39,7 @@ from pathsgd_optax._networks.traced.rules.gates import (
     times,
 )
 from pathsgd_optax._networks.traced.rules.operands import constants_of, note
-from pathsgd_optax._networks.traced.rules.primitives import RULES, how_moved, negative
+from pathsgd_optax._networks.traced.rules.primitives import how_moved, negative
 from pathsgd_optax._networks.traced.rules.sums import add
 from pathsgd_optax._networks.traced.values import (
     Factor,
@@ -212,7 +215,8 @@ def _contracted(context: Context, x: Any, y: Any, *rest: Any) -> list[Operand] |
     pairs = zip((x, y), context.eqn.invars, strict=False)
     open_ = [z for z in (x, y) if isinstance(z, Factor) and not z.is_gate]
     averaged = [_weighing(context, z, v.aval) for z, v in pairs]
-    result: Any = RULES[context.eqn.primitive.name](context, *averaged, *rest)[0]
+    rule = _contractions.RULES[context.eqn.primitive.name]
+    result: Any = rule(context, *averaged, *rest)[0]
     if not open_:
         return [result]
     return [Weighed(result, dataclasses.replace(open_[0], size=1.0))]

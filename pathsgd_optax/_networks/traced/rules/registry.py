@@ -32,6 +32,7 @@ from pathsgd_optax._networks.traced.reasons import (
 )
 from pathsgd_optax._networks.traced.rules import (
     comparisons as _comparisons,
+    contractions as _contractions,
     pooling as _pooling,
     primitives as _primitives,
     scatters as _scatters,
@@ -67,6 +68,7 @@ from pathsgd_optax._vocabulary import described
 
 RULES: dict[str, Rule] = {
     **_primitives.RULES,
+    **_contractions.RULES,
     **_comparisons.RULES,
     **_sums.RULES,
     **_pooling.RULES,

@@ -10,11 +10,16 @@ from typing import Any
 from pathsgd_optax._networks.traced.context import Context
 from pathsgd_optax._networks.traced.known import MOVING
 from pathsgd_optax._networks.traced.reasons import EXPONENTIAL, LOGARITHM
-from pathsgd_optax._networks.traced.rules import factors as _factors
+from pathsgd_optax._networks.traced.rules import (
+    contractions as _contractions,
+    factors as _factors,
+    primitives as _primitives,
+    sums as _sums,
+)
 from pathsgd_optax._networks.traced.rules.factored import FACTORED
 from pathsgd_optax._networks.traced.rules.factors import gated
 from pathsgd_optax._networks.traced.rules.gates import divided, exponential, times
-from pathsgd_optax._networks.traced.rules.primitives import RULES, negative
+from pathsgd_optax._networks.traced.rules.primitives import negative
 from pathsgd_optax._networks.traced.rules.sums import add
 from pathsgd_optax._networks.traced.values import (
     Factor,
@@ -30,6 +35,9 @@ LINEAR = frozenset(
     f"cumsum convert_element_type dot_general mul neg reduce_sum {MOVING}".split()
 )
 """The primitives that do to a weighed value what they do to the value."""
+
+RULES = {**_primitives.RULES, **_contractions.RULES, **_sums.RULES}
+"""The rules for what they do to the value."""
 
 
 def in_parts(context: Context, *operands: Any) -> list[Operand]:

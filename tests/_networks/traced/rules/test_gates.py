@@ -605,6 +605,12 @@ def by_sums(x, v):
     return (e @ v) / e.sum(-1, keepdims=True)
 
 
+def twice(x, v):
+    """Attention to values that are added after they are weighed."""
+    e, first = jnp.exp(x), np.float32(np.arange(D) < 2)
+    return (e @ (first * v) + e @ ((1 - first) * v)) / e.sum(-1, keepdims=True)
+
+
 def entry_by_entry(x, v):
     e = jnp.exp(x)
     return (e[..., None] * v[:, None]).sum(2) / e.sum(-1)[..., None]
@@ -613,7 +619,7 @@ def entry_by_entry(x, v):
 ATTENTIONS = {
     name: lambda x, v, softmax=softmax: softmax(x) @ v
     for name, softmax in SOFTMAXES.items()
-} | {"divided last": by_sums, "entry by entry": entry_by_entry}
+} | {"divided last": by_sums, "entry by entry": entry_by_entry, "added": twice}
 
 
 def test_forms_of_attention():
