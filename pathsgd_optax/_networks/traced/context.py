@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import JaxprEqn
 
 from pathsgd_optax._networks.traced import mass as _mass
@@ -28,6 +29,7 @@ from pathsgd_optax._networks.traced.values import (
     Logits,
     Uses,
     Value,
+    is_traced,
 )
 from pathsgd_optax._numerics.meshes import alike
 
@@ -356,7 +358,10 @@ class Context:
         how: Hashable,
         shape: Sequence[int],
     ) -> Factor:
-        """Moves the entries of a factor; those that are left behind steer nothing."""
+        """Moves the entries of a factor; those that are left behind steer nothing.
+
+        But each entry of a softmax is steered by all of its logits.
+        """
 
         def moved(array: Any) -> Any:
             return array if array is None or is_number(array) else function(array)
@@ -364,12 +369,15 @@ class Context:
         def steering(logits: Logits) -> Logits:
             if _is_whole(how) or logits.value.shape != tuple(shape):
                 return logits
+            if x.axes and _divides(function, shape, x.axes):
+                return logits
             value = self.moved(function, logits.value, how)
             return Logits(value, moved(logits.unit))
 
         return dataclasses.replace(
             x,
             size=moved(x.size),
+            axes=x.axes if _keeps_axes(how) else (),
             logits=tuple(map(steering, x.logits)),
             mean=None if x.mean is None else _mass.sum_by(function, x.mean),
             weight=None if x.weight is None else self.moved(function, x.weight, how),
@@ -389,6 +397,23 @@ class Context:
 def _is_whole(how: Hashable) -> bool:
     """Whether it keeps all entries."""
     return isinstance(how, tuple) and how[0] in RESHAPING
+
+
+def _keeps_axes(how: Hashable) -> bool:
+    """Whether entries stay along the axes that they were on."""
+    return isinstance(how, tuple) and how[0] in ("broadcast_in_dim", "slice", "split")
+
+
+def _divides(
+    function: Callable[[jax.Array], jax.Array],
+    shape: Sequence[int],
+    axes: tuple[int, ...],
+) -> bool:
+    """Whether it keeps some of the entries along these axes, and leaves others."""
+    with jax.ensure_compile_time_eval():
+        result, pull = jax.vjp(function, jnp.ones(shape))
+        [kept] = pull(jnp.ones_like(result))
+    return is_traced(kept) or bool(np.any(np.ptp(kept, axis=axes)))
 
 
 def is_number(size: Any) -> bool:

@@ -317,6 +317,7 @@ class Factor:
       degrees: the arrays with whose size it scales, by their names, and which powers.
       bounds: between which numbers the entries are known to be.
       reduced: whether it is made of several entries of an array.
+      axes: those that were summed over, to it or to the sum that it is a part of.
       logits: what steers it.
       mean: of a statistic, the mean of the masses that it is made of.
       weight: the weight that it was multiplied by.
@@ -330,6 +331,7 @@ class Factor:
     )
     bounds: Bounds = dataclasses.field(default=UNBOUNDED, metadata={"static": True})
     reduced: bool = dataclasses.field(default=False, metadata={"static": True})
+    axes: tuple[int, ...] = dataclasses.field(default=(), metadata={"static": True})
     logits: tuple[Logits, ...] = ()
     mean: Any = None  # Mass | None
     weight: Any = None  # Value | None

@@ -193,7 +193,7 @@ def times(context: Context, x: Factor, y: Factor) -> Factor:
         _added(x.degrees, y.degrees),
         products(x.bounds, y.bounds),
         x.reduced or y.reduced,
-        together(x, y),
+        logits=together(x, y),
         mean=None if mean is None else _mass.broadcast(mean, context.out_shape),
         value=x.value * y.value if known else None,
         related=x.related | y.related,
@@ -395,6 +395,7 @@ def summed(context: Context, x: Factor) -> Factor:
         size=size,
         bounds=sums_of_entries(context, x.bounds),
         reduced=True,
+        axes=tuple(context.params.get("axes", ())),
         mean=None if x.mean is None else _mean(context, x, size, even),
         value=None if x.value is None else context.bind(x.value)[0],
     )

@@ -162,7 +162,7 @@ def divided(context: Context, x: Any, y: Any) -> Operand:
     return times(context, x, _factors.power(context, factor, -1.0))
 
 
-def _part(context: Context, x: Factor) -> Factor:
+def _part(context: Context, x: Factor, axes: tuple[int, ...]) -> Factor:
     """A part of a sum, as of a softmax, which weighs p-th powers by what it is.
 
     By Jensen's inequality their weighted mean is at least the p-th power of the mean.
@@ -170,7 +170,7 @@ def _part(context: Context, x: Factor) -> Factor:
     size = _factors.power(context, x, 1 / context.p).size
     bounds = (0.0, 1.0) if x.bounds[0] >= 0 else x.bounds
     logits = tuple(_shown(z, x.size) for z in x.logits)
-    return dataclasses.replace(x, size=size, bounds=bounds, logits=logits)
+    return dataclasses.replace(x, size=size, bounds=bounds, logits=logits, axes=axes)
 
 
 def _shown(x: Logits, size: Any) -> Logits:
@@ -185,7 +185,7 @@ def times(context: Context, x: Any, y: Any) -> Operand:
     if isinstance(x, Factor) and isinstance(y, Factor):
         result = _factors.times(context, x, y)
         cancel = x.degrees and not result.degrees
-        return _part(context, result) if cancel else result
+        return _part(context, result, x.axes or y.axes) if cancel else result
     x, factor = (y, x) if isinstance(x, Factor) else (x, y)
     if not isinstance(factor, Factor):
         return product(context, x, factor)

@@ -284,6 +284,46 @@ def test_routers_steer():
     check(routed, phi_of_routed, params, jnp.ones((2, 4)))
 
 
+def _shared_out(shares, params, x):
+    """What two experts make, weighed."""
+    first, second = shares
+    return first[:, None] * (x @ params["a"]) + second[:, None] * (x @ params["b"])
+
+
+OF_TWO = {
+    "slices": lambda s: (s[:, 0], s[:, 1]),
+    "the rest": lambda s: (s[:, 0], 1 - s[:, 0]),
+    "split": lambda s: [part[:, 0] for part in jnp.split(s, 2, -1)],
+    "unstacked": lambda s: jnp.unstack(s, axis=-1),
+    "taken": lambda s: (jnp.take(s, 0, -1), 1 - jnp.take(s, 0, -1)),
+    "the last": lambda s: (1 - s[:, -1], s[:, -1]),
+}
+
+
+@pytest.mark.parametrize("form", OF_TWO)
+def test_all_logits_steer_each_entry_of_a_softmax(form):
+    params, x = weights(r=(3, 2), a=(3, 2), b=(3, 2)), jnp.ones((4, 3))
+
+    def routed(params, x):
+        return _shared_out(OF_TWO[form](jax.nn.softmax(x @ params["r"])), params, x)
+
+    scaling = pathsgd.path_scaling(trace(routed, params, x), params)
+    np.testing.assert_allclose(scaling["r"], 1, rtol=1e-6)
+
+
+def test_logits_of_entries_that_are_left_behind_steer_nothing():
+    params, x = weights(r=(3, 4, 2), a=(3, 2), b=(3, 2)), jnp.ones((4, 3))
+
+    def routed(params, x):
+        shares = jax.nn.softmax(jnp.einsum("bd,dte->bte", x, params["r"]))
+        share = shares[:, 1][:, 0]
+        return _shared_out((share, 1 - share), params, x)
+
+    scaling = pathsgd.path_scaling(trace(routed, params, x), params)["r"]
+    np.testing.assert_allclose(scaling[:, 1], 1, rtol=1e-6)
+    chex.assert_trees_all_equal(scaling[:, [0, 2, 3]], jnp.zeros((3, 3, 2)))
+
+
 NORMS = {
     "by a root": lambda x: (
         (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
