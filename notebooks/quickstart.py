@@ -164,7 +164,7 @@ plt.show()
 # compiled `lax.scan` over shuffled batches.
 #
 # Their state also keeps the logarithm of the path norm, $\log \phi$, and with
-# `monitor=True` the *path metric* $\sqrt{\sum_e g_e^2 / \gamma_e}$, the length of the
+# `monitor=True` the *path metric* $(\sum_e g_e^2 / \gamma_e)^{1/2}$, the length of the
 # gradient $g$ as Path-SGD measures it. `optax.tree.get` finds them wherever they are in
 # the state, and returns None for an optimizer that doesn't have them.
 
@@ -327,7 +327,7 @@ for (name, start), (loss, wrong) in results.items():
 # the two it is. (One image is 0.34% of the test set, so the test errors say little.)
 #
 # `path_adam` is Adam inside the geometry of the paths: the gradients are divided by
-# $\sqrt\gamma$ on the way in, and the updates on the way out. Dividing by $\gamma$
+# $\gamma^{1/2}$ on the way in, and the updates on the way out. Dividing by $\gamma$
 # before Adam wouldn't do. Adam would divide it out again.
 #
 # ## What the state knows

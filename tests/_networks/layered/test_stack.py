@@ -179,7 +179,7 @@ def test_an_ensemble_is_no_scan():
         (lambda params, x: 1 / 0, "with ZeroDivisionError: division by zero"),
         (lambda params, x: (x, x), "must return an array, .*but returns a tuple"),
         (lambda params, x: None, "must return an array, .*but returns None"),
-        ("apply", "fails on .*TypeError: 'str' object is not callable"),
+        ("apply", "must be a function of params and inputs, but got 'apply'"),
     ],
     ids=["signature", "linen", "shapes", "itself", "tuple", "None", "str"],
 )
