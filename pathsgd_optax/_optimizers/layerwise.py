@@ -28,7 +28,7 @@ def path_lars(
 
     .. math::
       w_\ell \leftarrow w_\ell - \eta \,
-        \frac{\lVert \sqrt\gamma \, w \rVert_\ell}{\lVert g / \sqrt\gamma \rVert_\ell}
+        \frac{\lVert \gamma^{1/2} w \rVert_\ell}{\lVert \gamma^{-1/2} g \rVert_\ell}
         \, \frac{g_\ell}{\gamma_\ell}, \qquad \gamma = \gamma_p(w, \cdot)
 
     for each array :math:`\ell` of parameters: the step of Path-SGD, made :math:`\eta`
@@ -114,7 +114,7 @@ def path_lamb(
 
     .. math::
       w_\ell \leftarrow w_\ell - \eta \,
-        \frac{\lVert \sqrt\gamma \, w \rVert_\ell}{\lVert a \rVert_\ell}
+        \frac{\lVert \gamma^{1/2} w \rVert_\ell}{\lVert a \rVert_\ell}
         \, \frac{a_\ell}{\sqrt{\gamma_\ell}}, \qquad
       a = \frac{\hat m_t}{\sqrt{\hat v_t} + \epsilon}
 
