@@ -145,10 +145,12 @@ def _are_same(context: Context, x: Value, y: Value) -> bool:
     shapes = [[z.shape[axis] for axis in axes[side]] for side, z in enumerate((x, y))]
     whole = math.prod(x.shape) == math.prod(y.shape) == math.prod(shapes[0])
     ordered = all(found == sorted(found) for found in axes)
-    if axes[0] == axes[1]:
-        return x.ray.name == y.ray.name and whole
+    if not whole:
+        return False
+    if axes[0] == axes[1] and x.ray.name == y.ray.name:
+        return True
     same = _in_order(x.ray.name) == _in_order(y.ray.name)
-    return same and whole and ordered and shapes[0] == shapes[1]
+    return same and ordered and shapes[0] == shapes[1]
 
 
 def _in_order(name: Hashable) -> Hashable:
