@@ -36,8 +36,7 @@ def divide(updates: optax.Updates, roots: Roots, exponent: float) -> optax.Updat
     """``updates / gamma**(exponent / 2)``; what has no factors stays as it is."""
 
     def divided(update: jax.Array, factors: Factors) -> jax.Array:
-        quotient = _quotient(update, factors, exponent)
-        return rounded(quotient, update.dtype, jnp.isfinite(update))
+        return _divided(update, factors, exponent, jnp.isfinite(update))
 
     return map_on_paths(divided, updates, roots)
 
@@ -47,8 +46,7 @@ def divide_before(updates: optax.Updates, roots: Roots) -> optax.Updates:
 
     def divided(update: jax.Array, factors: Factors) -> jax.Array:
         sound = jnp.isfinite(update)
-        quotient = rounded(_quotient(update, factors, 1), update.dtype, sound)
-        return jnp.where(sound, quotient, jnp.nan)
+        return jnp.where(sound, _divided(update, factors, 1, sound), jnp.nan)
 
     return map_on_paths(divided, updates, roots)
 
@@ -60,8 +58,7 @@ def divide_after(updates: optax.Updates, roots: Roots) -> optax.Updates:
     """
 
     def divided(update: jax.Array, factors: Factors) -> jax.Array:
-        quotient = _quotient(update, factors, 1)
-        return rounded(quotient, update.dtype, jnp.array(True))
+        return _divided(update, factors, 1, jnp.array(True))
 
     return map_on_paths(divided, updates, roots)
 
@@ -177,6 +174,14 @@ def check_updates(updates: optax.Updates, params: Params) -> None:
 def is_hidden(node: Any) -> bool:
     """Whether there is no array to update."""
     return node is None or is_masked(node)
+
+
+def _divided(
+    update: jax.Array, factors: Factors, exponent: float, sound: jax.Array
+) -> jax.Array:
+    """The quotient in the update's dtype, in range where that is sound."""
+    quotient = _quotient(update, factors, exponent)
+    return rounded(quotient, update.dtype, sound)
 
 
 def _quotient(x: jax.Array, factors: Factors, exponent: float) -> jax.Array:
